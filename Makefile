@@ -1,0 +1,49 @@
+# On a machine with Python 3.11 and make these targets do all set-up; nothing is installed outside this folder but
+# the jars in ~/.cache/millrace (MILLRACE_CACHE).
+
+PYTHON ?= python3.11
+ARGS ?=
+BIN := .venv/bin
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+JAVA := $(wildcard streaming/java/*/*.java streaming/java/locks/*) streaming/jars.py
+export UV_PYTHON_PREFERENCE ?= system
+
+.PHONY: setup demo check lint test bench clean
+
+setup: .venv/.jars
+
+.tools/bin/uv:
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv
+
+.venv/.synced: pyproject.toml uv.lock | $(filter .tools/%,$(UV))
+	$(UV) sync --locked --quiet --python $(PYTHON)
+	@touch $@
+
+.venv/.jars: .venv/.synced $(JAVA)
+	$(BIN)/python -c "from streaming import jars, settings; c = settings.read().cache; \
+	jars.broker_classpath(c); jars.flink_lib(c)"
+	@touch $@
+
+demo: setup
+	@$(BIN)/millrace demo $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache | grep -E 'KEPT|BROKEN|Contracts:|->' 
+	$(BIN)/python tests/budgets.py
+
+check: lint
+	$(BIN)/pytest -m "not services and not bench" $(ARGS)
+
+test: lint
+	$(BIN)/pytest -m "not bench" $(ARGS)
+
+bench: setup
+	$(BIN)/pytest -m bench -s $(ARGS)
+
+clean:
+	-@test ! -x $(BIN)/millrace || $(BIN)/millrace down --wipe
+	rm -rf .venv .tools build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,114 @@
+"""Policies: what is done about a score.
+
+A policy turns the scored rows of a batch into decisions. It is the only place that names actions, and it must
+state the action of a degraded decision, one that was made while a dependency was down.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.decisions import Decision, Scored
+from schemas.errors import DefinitionError
+
+F64 = NDArray[np.float64]
+
+DIGITS = 6
+"""Digits of a score in a decision: beyond those, float32 models say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`k` scored events.
+
+    ids and keys k strings, at i64[k] ms, degraded bool[k], scores f64[k] in 0–1, columns f64[k, c] by `names`;
+    `contributions(rows)` gives, for some rows, what each of `inputs` added to the score, f64[len(rows), inputs].
+    """
+
+    workload: str
+    model: str
+    ids: Sequence[str]
+    keys: Sequence[str]
+    at: NDArray[np.int64]
+    degraded: NDArray[np.bool_]
+    scores: F64
+    names: tuple[str, ...]
+    columns: F64
+    inputs: tuple[str, ...]
+    contributions: Callable[[NDArray[np.int64]], F64]
+
+
+class Policy(Protocol):
+    """Scored rows → decisions, and the action of each for the metrics."""
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Every action that this policy can take."""
+
+    def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
+        """Decisions of `batch` in its order, and their actions."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The action of the highest level that the score reaches. Rows that reach any level get `reasons` reasons."""
+
+    levels: tuple[float, ...]
+    actions: tuple[str, ...]
+    degraded: str
+    reasons: int
+
+    def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
+        """A `Scored` decision for each row; a degraded one takes the action declared for it."""
+        scores = np.round(batch.scores, DIGITS)
+        reached = np.searchsorted(self.levels, scores, side="right")
+        actions = [self.actions[level] for level in reached.tolist()]
+        for row in np.flatnonzero(batch.degraded).tolist():
+            actions[row] = self.degraded
+        reasons: list[tuple[str, ...]] = [()] * len(actions)
+        alerted = np.flatnonzero((reached > 0) | batch.degraded)
+        if len(alerted) and self.reasons:
+            for row, strongest in zip(alerted.tolist(), self._reasons(batch, alerted), strict=True):
+                reasons[row] = strongest
+        rows = zip(
+            batch.ids, batch.at.tolist(), batch.keys, batch.degraded.tolist(), scores.tolist(), actions, reasons,
+            strict=True,
+        )  # fmt: skip
+        workload, model = batch.workload, batch.model
+        return [
+            Scored(
+                id=id, workload=workload, event=id, at=at, key=key, model=model, degraded=degraded,
+                score=score, action=action, reasons=why,
+            )  # fmt: skip
+            for id, at, key, degraded, score, action, why in rows
+        ], actions
+
+    def _reasons(self, batch: Batch, rows: NDArray[np.int64]) -> list[tuple[str, ...]]:
+        """Names of the inputs that raised the score of each row, strongest first."""
+        raised = batch.contributions(rows)
+        order = np.argsort(-raised, axis=1, kind="stable")[:, : self.reasons]
+        return [
+            tuple(batch.inputs[i] for i in best if row[i] > 0)
+            for row, best in zip(raised.tolist(), order.tolist(), strict=True)
+        ]
+
+
+def thresholds(*, degraded: str, otherwise: str = "approve", reasons: int = 3, **levels: float) -> Thresholds:
+    """A policy by score: `thresholds(review=0.5, decline=0.9, degraded="review")`.
+
+    `levels` are the least scores of their actions, `otherwise` the action below all of them, `degraded` the action
+    of a degraded decision, and `reasons` how many reasons an alerted decision names.
+    """
+    ordered = sorted(levels.items(), key=lambda level: level[1])
+    for action, level in ordered:
+        if not 0 <= level <= 1:
+            raise DefinitionError(f"thresholds({action}={level}): found {level}, expected a score between 0 and 1")
+    actions = (otherwise, *(action for action, _ in ordered))
+    if len(set(actions)) < len(actions) or len({level for _, level in ordered}) < len(ordered):
+        raise DefinitionError(f"thresholds: found {levels} over {otherwise!r}, expected different actions and levels")
+    if degraded not in actions:
+        raise DefinitionError(f"thresholds(degraded={degraded!r}): expected one of {', '.join(actions)}")
+    return Thresholds(tuple(level for _, level in ordered), actions, degraded, reasons)

@@ -1,0 +1,33 @@
+"""Hashes of event ids: the same on every machine and in every run, unlike Python's own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels import kernel
+
+
+def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """64-bit hash of each id, u64[k]: FNV-1a with the finaliser of SplitMix64, so that every bit depends on every byte.
+
+    Two of ten million different ids share a hash with a probability of 3e-6.
+    """
+    encoded = [id.encode() for id in ids]
+    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), dtype=np.int64)
+    return _fnv(np.frombuffer(b"".join(encoded), np.uint8), ends)
+
+
+@kernel
+def _fnv(text: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    out = np.empty(len(ends), np.uint64)
+    start = 0
+    for i in range(len(ends)):
+        h = np.uint64(14695981039346656037)
+        for j in range(start, ends[i]):
+            h = (h ^ np.uint64(text[j])) * np.uint64(1099511628211)
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        out[i] = h ^ (h >> np.uint64(31))
+        start = ends[i]
+    return out

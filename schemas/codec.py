@@ -1,0 +1,111 @@
+"""Record values ⇄ typed records: the first and the last step on the way of an event.
+
+A batch is decoded in one call. Only when that call refuses something is every value looked at alone, so a bad
+record costs the batch it is in and nothing else, and what is wrong with it is said exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+
+from schemas.errors import PoisonEvent
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+MAX_VALUE_BYTES = 1_048_576
+"""Longest value that is decoded; Kafka's own default limit for a record."""
+
+KINDS = (
+    "null", "too-large", "encoding", "syntax", "depth", "missing-field", "wrong-type", "not-finite",
+    "out-of-range", "future", "key-mismatch",
+)  # fmt: skip
+"""Every kind of dead letter: the bounded set that metrics are labelled with."""
+
+encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Why the record at `index` of its batch cannot be decided: a kind of `KINDS`, and a sentence."""
+
+    index: int
+    kind: str
+    detail: str
+
+
+class Decoder(Generic[R]):
+    """Decodes JSON values of one record type, batch by batch."""
+
+    def __init__(self, type: type[R]):
+        self._json = msgspec.json.Decoder(type)
+
+    def batch(self, values: Sequence[bytes | None]) -> tuple[list[R], list[int] | None, list[DeadLetter]]:
+        """Decode `values`.
+
+        Returns the records, their positions in `values` (None when all decoded), and a dead letter for each
+        of the others.
+        """
+        records = self._together(values)
+        if records is not None:
+            return records, None, []
+        records, positions, dead = [], [], []
+        for index, value in enumerate(values):
+            try:
+                records.append(self.one(value))
+                positions.append(index)
+            except PoisonEvent as error:
+                kind, detail = error.args
+                dead.append(DeadLetter(index, kind, detail))
+        return records, positions, dead
+
+    def _together(self, values: Sequence[bytes | None]) -> list[R] | None:
+        """All records, or None where one of `values` needs to be looked at alone.
+
+        Values are joined by newlines, which no JSON string holds raw: a value cut in two can't be completed by
+        the next one, and a value of several lines, or of none, shows in the counts.
+        """
+        try:
+            lines = b"\n".join(values)  # type: ignore[arg-type]  # a null value raises TypeError, handled below
+            if lines.count(b"\n") != len(values) - 1 or (len(lines) > MAX_VALUE_BYTES and self._too_large(values)):
+                return None
+            if not lines.isascii():
+                lines.decode()
+            records = self._json.decode_lines(lines)
+        except (TypeError, ValueError, RecursionError):  # msgspec's errors and UnicodeDecodeError are ValueErrors
+            return None
+        return records if len(records) == len(values) else None
+
+    @staticmethod
+    def _too_large(values: Sequence[bytes | None]) -> bool:
+        return any(value is not None and len(value) > MAX_VALUE_BYTES for value in values)
+
+    def one(self, value: bytes | None) -> R:
+        """Decode one value; PoisonEvent(kind, detail) says what is wrong with it."""
+        if value is None:
+            raise PoisonEvent("null", "found a null value, expected a JSON object")
+        if len(value) > MAX_VALUE_BYTES:
+            raise PoisonEvent("too-large", f"found {len(value)} bytes, expected at most {MAX_VALUE_BYTES}")
+        try:
+            value.decode()
+            return self._json.decode(value)
+        except UnicodeDecodeError as error:
+            raise PoisonEvent("encoding", f"not UTF-8: {error.reason} at byte {error.start}") from error
+        except RecursionError as error:
+            raise PoisonEvent("depth", "nested deeper than a JSON reader goes") from error
+        except msgspec.ValidationError as error:
+            raise PoisonEvent(_kind(str(error)), str(error)) from error
+        except msgspec.DecodeError as error:
+            raise PoisonEvent("syntax", str(error)) from error
+
+
+def _kind(message: str) -> str:
+    """Kind of dead letter for a validation message of msgspec."""
+    if "missing required field" in message:
+        return "missing-field"
+    if "out of range" in message:
+        return "not-finite"
+    if ">=" in message or "<=" in message:
+        return "out-of-range"
+    return "wrong-type"

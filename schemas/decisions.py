@@ -1,0 +1,23 @@
+"""What Millrace says about an event. The body holds no clock and no chance: replaying an event writes the same bytes."""
+
+import msgspec
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What every decision says; `id` is the id of its event, `model` the version that scored it."""
+
+    id: str
+    workload: str
+    event: str
+    at: int
+    key: str
+    model: str
+    degraded: bool
+
+
+class Scored(Decision, frozen=True, gc=False, kw_only=True):
+    """A decision by score: `reasons` are the features that moved the score most, strongest first."""
+
+    score: float
+    action: str
+    reasons: tuple[str, ...] = ()

@@ -1,0 +1,196 @@
+"""Byte layouts between the micro-batch operator (Java) and its stage (Python): one call a batch, all little-endian.
+
+| frame | layout |
+|---|---|
+| source | `i64 at · i32 partition · i64 offset · i64 timestamp · i32 key length · i32 value length · key · value` |
+| row | `i64 at · i32 key length · key · payload`: from stage to stage, keyed by `key` |
+| sink | `i32 key length · i32 value length · i32 headers · headers × (i32, i32) · key · value · names and values` |
+| request | `i32 n · i32 u · i32 slot[n] · i32 length[n] · i32 key length[u] · i32 state length[u] · u8 port[n] · pad · states · keys · records` |
+| response | `i32 m · i32 u · i32 length[m] · i32 state length[u] · u8 tag[m] · pad · i64 timer[u] · states · outputs` |
+
+A length of -1 is null (key, value) or unchanged (state in a response); a state of length 0 is absent. `pad` fills to
+a multiple of 8 bytes, and so does whoever writes a state. Their twins in Java are `Frames`, `FrameIn` and `FrameOut`.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+NONE = -(2**63)
+"""Absent event time, and absent timer."""
+
+MAIN, SIDE, TIMER = 0, 1, 2
+"""Ports of a stage: its events, what it is told beside them, its keyed timers."""
+
+ROW, DECISION, DEADLETTER, SIGNAL, EXAMPLE, PENDING = 0, 8, 9, 10, 11, 12
+"""Tags of outputs; `ROW + i` goes to feature stage `i`."""
+
+SOURCE = struct.Struct("<qiqqii")
+_SINK = struct.Struct("<iii")
+_PAIR = struct.Struct("<ii")
+_ROW = struct.Struct("<qi")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A record as a source read it; `timestamp` in ms, as the broker or producer stamped it."""
+
+    at: int
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+def read_source(frame: bytes) -> Source:
+    """The record in a source frame."""
+    at, partition, offset, timestamp, key, value = SOURCE.unpack_from(frame)
+    split = SOURCE.size + max(key, 0)
+    return Source(
+        at, partition, offset, timestamp,
+        frame[SOURCE.size : split] if key >= 0 else None,
+        frame[split : split + value] if value >= 0 else None,
+    )  # fmt: skip
+
+
+def write_source(record: Source) -> bytes:
+    """The source frame of `record` (what Java writes; used where there is no Java)."""
+    key, value = record.key, record.value
+    return SOURCE.pack(
+        record.at, record.partition, record.offset, record.timestamp,
+        -1 if key is None else len(key), -1 if value is None else len(value),
+    ) + (key or b"") + (value or b"")  # fmt: skip
+
+
+def row(at: int, key: bytes, payload: bytes) -> bytes:
+    """A row frame for the stage that is keyed by `key`."""
+    return _ROW.pack(at, len(key)) + key + payload
+
+
+def sink(key: bytes | None, value: bytes | None, headers: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """A sink frame: one Kafka record."""
+    parts = [_SINK.pack(-1 if key is None else len(key), -1 if value is None else len(value), len(headers))]
+    parts += [_PAIR.pack(len(name), len(content)) for name, content in headers]
+    parts += [key or b"", value or b""]
+    for header in headers:
+        parts += header
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One micro-batch: `n` records, `u` distinct keys.
+
+    slot i32[n] (record → key), port u8[n], start and end i64[n] (bounds of each record in `buffer`), keys u strings,
+    state_offset: where states begin in `buffer`, one behind the other, state_length i32[u].
+    """
+
+    buffer: bytes
+    slot: NDArray[np.int32]
+    port: NDArray[np.uint8]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    keys: list[bytes]
+    state_offset: int
+    state_length: NDArray[np.int32]
+
+    def records(self) -> list[bytes]:
+        """Every record, in order."""
+        buffer = self.buffer
+        return [buffer[a:b] for a, b in zip(self.start.tolist(), self.end.tolist(), strict=True)]
+
+    def states(self) -> list[bytes]:
+        """The state of every key, `b""` where it has none."""
+        ends = np.cumsum(self.state_length, dtype=np.int64) + self.state_offset
+        starts = ends - self.state_length
+        return [self.buffer[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+    def state_bytes(self) -> memoryview:
+        """All states, one behind the other."""
+        return memoryview(self.buffer)[self.state_offset : self.state_offset + int(self.state_length.sum())]
+
+
+def _pad(size: int) -> int:
+    return -size % 8
+
+
+def parse_request(buffer: bytes) -> Request:
+    """The request that Java sent."""
+    n, u = _PAIR.unpack_from(buffer)
+    head = np.frombuffer(buffer, np.int32, 2 * n + 2 * u, 8)
+    slot, length = head[:n], head[n : 2 * n]
+    key_length, state_length = head[2 * n : 2 * n + u], head[2 * n + u :]
+    offset = 8 + 8 * n + 8 * u
+    port = np.frombuffer(buffer, np.uint8, n, offset)
+    offset += n + _pad(offset + n)
+    ends = np.cumsum(np.concatenate((state_length, key_length, length)), dtype=np.int64) + offset
+    bounds = np.concatenate((np.array([offset], np.int64), ends))
+    keys = [buffer[a:b] for a, b in zip(bounds[u : 2 * u].tolist(), bounds[u + 1 : 2 * u + 1].tolist(), strict=True)]
+    return Request(buffer, slot, port, bounds[2 * u : -1], bounds[2 * u + 1 :], keys, offset, state_length)
+
+
+def build_request(
+    slot: Sequence[int], port: Sequence[int], records: Sequence[bytes], keys: Sequence[bytes], states: Sequence[bytes]
+) -> bytes:
+    """The request of a batch (what Java writes; used where there is no Java)."""
+    n, u = len(records), len(keys)
+    lengths = [*map(len, records), *map(len, keys), *map(len, states)]
+    head = struct.pack(f"<{2 + 2 * n + 2 * u}i", n, u, *slot, *lengths) + bytes(port)
+    return b"".join((head, bytes(_pad(len(head))), *states, *keys, *records))
+
+
+def build_response(
+    outputs: Sequence[bytes], tags: bytes, state_length: NDArray[np.int32], states: bytes, timer: NDArray[np.int64] | None
+) -> bytes:
+    """The response to a request.
+
+    outputs m frames, tags m bytes, state_length i32[u], states in the order of the keys, timer i64[u] in event
+    time or None where the stage sets none.
+    """
+    m, u = len(outputs), len(state_length)
+    lengths = np.fromiter(map(len, outputs), np.int32, m)
+    size = 8 + 4 * m + 4 * u + m
+    timers = np.full(u, NONE, np.int64) if timer is None else timer
+    head = (_PAIR.pack(m, u), lengths.tobytes(), state_length.tobytes(), tags, bytes(_pad(size)), timers.tobytes())
+    return b"".join((*head, states, *outputs))
+
+
+def parse_response(
+    buffer: bytes,
+) -> tuple[list[tuple[int, bytes]], list[bytes | None], list[int]]:
+    """Outputs as (tag, frame), states (None: unchanged) and timers of a response: what Java does with it."""
+    m, u = _PAIR.unpack_from(buffer)
+    lengths = np.frombuffer(buffer, np.int32, m + u, 8).tolist()
+    tags = buffer[8 + 4 * (m + u) : 8 + 4 * (m + u) + m]
+    offset = 8 + 5 * m + 4 * u
+    offset += _pad(offset)
+    timers = np.frombuffer(buffer, np.int64, u, offset).tolist()
+    offset += 8 * u
+    states: list[bytes | None] = []
+    for length in lengths[m:]:
+        states.append(None if length < 0 else buffer[offset : offset + length])
+        offset += max(length, 0)
+    outputs = []
+    for tag, length in zip(tags, lengths[:m], strict=True):
+        outputs.append((tag, buffer[offset : offset + length]))
+        offset += length
+    return outputs, states, timers
+
+
+def sink_parts(frame: bytes) -> tuple[bytes | None, bytes | None, list[tuple[bytes, bytes]]]:
+    """Key, value and headers in a sink frame."""
+    key, value, count = _SINK.unpack_from(frame)
+    sizes = [_PAIR.unpack_from(frame, _SINK.size + 8 * i) for i in range(count)]
+    offset = _SINK.size + 8 * count
+
+    def take(length: int) -> bytes:
+        nonlocal offset
+        offset += max(length, 0)
+        return frame[offset - max(length, 0) : offset]
+
+    parts = (take(key) if key >= 0 else None, take(value) if value >= 0 else None)
+    return *parts, [(take(a), take(b)) for a, b in sizes]

@@ -1,0 +1,30 @@
+"""The `millrace` command: every sub-command is a function in `streaming.commands`."""
+
+import sys
+
+import typer
+
+from schemas.errors import MillraceError
+from streaming.commands import files, jobs, options, stack, topics
+
+app = typer.Typer(
+    name="millrace",
+    help="A streaming real-time inference engine: Kafka in, decisions out, learning on the way.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (stack, jobs, topics, files):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line. An error of ours is one message and exit code 1, or 2 when the author must act."""
+    try:
+        app()
+    except MillraceError as error:
+        options.err.print(f"[red]{type(error).__name__}[/]: ", end="")
+        options.err.print(str(error), highlight=False, markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

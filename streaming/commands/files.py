@@ -1,0 +1,198 @@
+"""Commands over files, without any service: simulate, replay, train."""
+
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+
+from models.boosting import fit
+from models.metrics import average_precision, log_loss, roc_auc
+from schemas.decisions import Scored
+from schemas.errors import DefinitionError
+from streaming.commands import options
+from streaming.commands.options import Json, Name, Set
+from streaming.examples import ExampleWriter, Truth, read_examples
+from streaming.plan import check_model
+from streaming.replay import Replay, Step, read_lines
+from streaming.simulator import DAY, Spec, simulate
+
+File = Annotated[Path, typer.Option(exists=True, dir_okay=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("simulate")(simulate_command)
+    app.command("replay")(replay_command)
+    app.command("train")(train_command)
+
+
+def simulate_command(
+    out: Annotated[Path, typer.Option(help="Folder for events.jsonl and outcomes.jsonl.")],
+    days: Annotated[int, typer.Option(min=1, help="Days from 2018-04-01 on.")] = 183,
+    cards: Annotated[int, typer.Option(min=1)] = 5_000,
+    terminals: Annotated[int, typer.Option(min=1)] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="0 makes the book's data set.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make card transactions with known frauds, as event and outcome files.
+
+    Example: millrace simulate --days 60 --out data
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    events, outcomes = out / "events.jsonl", out / "outcomes.jsonl"
+    with options.err.status(f"simulating {days} days of {cards:,} cards"):
+        transactions = simulate(Spec(cards=cards, terminals=terminals, days=days).seeded(seed))
+        transactions.write(events, outcomes)
+    frauds = int(transactions.label.sum())
+    result = {"events": len(transactions), "frauds": frauds, "files": [str(events), str(outcomes)]}
+    text = f"{len(transactions):,} transactions, {frauds:,} of them fraudulent, in {out}\n"
+    text += f"Next: millrace replay fraud --events {events} --outcomes {outcomes} --out {out}/decisions.jsonl"
+    options.show(result, as_json, text)
+
+
+def replay_command(
+    workload: Name,
+    events: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines.")],
+    outcomes: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Decisions, JSON lines.")] = None,
+    examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features with outcomes; .parquet or .jsonl.")] = None,
+    deadletters: Annotated[Path | None, typer.Option(dir_okay=False, help="Refused records with reasons.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Write only the newest decision of each key.")] = False,
+    set: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Decide a file of events, in process: no services, the same decisions as on a cluster.
+
+    Example: millrace replay fraud --events data/events.jsonl --outcomes data/outcomes.jsonl --out decisions.jsonl
+    """
+    plan = options.compiled(workload, set)
+    check_model(plan)
+    if examples is not None and outcomes is None:
+        raise DefinitionError("--examples: an example needs its outcome; add --outcomes FILE")
+    truth = _truth(outcomes) if outcomes else {}
+    replay = Replay(plan, now=time.time_ns() // 1_000_000)
+    total = options.count_lines(events)
+    began = time.perf_counter()
+    with ExitStack() as stack:
+        bar, task = stack.enter_context(options.progress(f"replay {plan.workload.name}", total, as_json))
+        written = _Writer(stack, out, deadletters, last)
+        writer = stack.enter_context(ExampleWriter(examples, plan.names, truth)) if examples else None
+        for step in replay.run(read_lines(events), read_lines(outcomes) if outcomes else ()):
+            written.write(step, truth)
+            if writer is not None:
+                writer.write(step.events, step.decided.columns)
+            bar.advance(task, len(step.events.ids) + len(step.deadletters) + step.duplicates)
+        written.finish()
+    seconds = time.perf_counter() - began
+    result = written.result(seconds)
+    if writer is not None:
+        result["examples"] = writer.count
+    options.show(result, as_json, "\n".join(f"{name:<20}{value}" for name, value in result.items()))
+
+
+def _truth(path: Path) -> Truth:
+    """Outcomes by event id; the first of an id counts, as in the join."""
+
+    class Line(msgspec.Struct):
+        event: str
+        at: int
+        label: bool
+
+    decoder, truth = msgspec.json.Decoder(Line), {}
+    for line in read_lines(path):
+        try:
+            outcome = decoder.decode(line)
+        except (msgspec.DecodeError, ValueError):
+            continue  # the replay itself reports it as a dead letter
+        truth.setdefault(outcome.event, (outcome.at, outcome.label))
+    return truth
+
+
+class _Writer:
+    """Writes what comes of a replay, and counts it."""
+
+    def __init__(self, stack: ExitStack, out: Path | None, deadletters: Path | None, last: bool):
+        self._out = stack.enter_context(out.open("wb")) if out else None
+        self._dead = stack.enter_context(deadletters.open("wb")) if deadletters else None
+        self._newest: dict[str, bytes] | None = {} if last else None
+        self._actions: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._counts = Counter[str]()
+        self._scores: list[float] = []
+        self._labels: list[bool] = []
+        self._score = msgspec.json.Decoder(Scored)
+
+    def write(self, step: Step, truth: Truth) -> None:
+        """Take one step."""
+        self._counts.update(decisions=len(step.events.ids), duplicates=step.duplicates, deadletters=len(step.deadletters))
+        self._actions.update(step.decided.actions)
+        self._reasons.update(letter.kind for _, letter in step.deadletters)
+        if self._newest is not None:
+            self._newest.update(zip(step.events.entities[0], step.decided.values, strict=True))
+        elif self._out is not None and step.decided.values:
+            self._out.write(b"\n".join(step.decided.values) + b"\n")
+        if self._dead is not None:
+            for value, letter in step.deadletters:
+                line = {"reason": letter.kind, "detail": letter.detail, "value": (value or b"").decode(errors="replace")}
+                self._dead.write(msgspec.json.encode(line) + b"\n")
+        if truth:
+            known = [(truth.get(id), score) for id, score in zip(step.events.ids, step.decided.scores.tolist(), strict=True)]
+            self._scores += [score for pair, score in known if pair is not None]
+            self._labels += [pair[1] for pair, _ in known if pair is not None]
+
+    def finish(self) -> None:
+        """Write what had to wait for the end."""
+        if self._newest is not None and self._out is not None:
+            self._out.writelines(decision + b"\n" for decision in self._newest.values())
+
+    def result(self, seconds: float) -> dict[str, object]:
+        """Counts, speed, and the quality of the scores where outcomes are known."""
+        events = sum(self._counts.values())
+        result: dict[str, object] = {
+            "events": events, **{name: self._counts[name] for name in ("decisions", "deadletters", "duplicates")},
+            "actions": dict(self._actions), "seconds": round(seconds, 2), "events_per_second": round(events / seconds),
+        }  # fmt: skip
+        if self._reasons:
+            result["reasons"] = dict(self._reasons)
+        labels, scores = np.array(self._labels, np.float64), np.array(self._scores)
+        if len(set(self._labels)) == 2:
+            result["labelled"] = len(labels)
+            for name, metric in (("ap", average_precision), ("auc", roc_auc), ("log_loss", log_loss)):
+                result[name] = round(metric(labels, scores), 4)
+        return result
+
+
+def train_command(
+    workload: Name,
+    examples: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="What `replay --examples` wrote.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the model: model.onnx and manifest.json.")],
+    skip_days: Annotated[int, typer.Option(min=0, help="Leave out the first days, whose windows are still filling.")] = 0,
+    until_day: Annotated[int | None, typer.Option(min=1, help="Train on what was known by then, counted from the first.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    set: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Fit boosted trees to examples, and write them as an ONNX model with its recipe and golden rows.
+
+    Example: millrace train fraud --examples examples.parquet --out my-model
+    Then: millrace deploy fraud --set model=my-model
+    """
+    plan = options.compiled(workload, set)
+    data = read_examples(examples)
+    features = plan.workload.inputs or plan.names
+    start = int(data.at[0])
+    keep = data.at >= start + skip_days * DAY
+    if until_day is not None:
+        keep &= data.label_at < start + until_day * DAY
+    if not keep.any():
+        raise DefinitionError(f"--skip-days {skip_days} --until-day {until_day}: no example of {examples} is left")
+    with options.err.status(f"fitting {int(keep.sum()):,} examples"):
+        artifact = fit(data.columns(features)[keep], data.label[keep], features=features, name=plan.workload.name, seed=seed)
+    artifact.save(out)
+    result = {"model": artifact.version, "examples": int(keep.sum()), "out": str(out), "metrics": dict(artifact.metrics)}
+    options.show(result, as_json, f"{artifact.version} on {result['examples']:,} examples, in {out}\n{artifact.metrics}")

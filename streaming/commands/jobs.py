@@ -1,0 +1,105 @@
+"""Commands on workloads and their jobs: list, describe, deploy, stop."""
+
+from typing import Annotated
+
+import typer
+
+from schemas.errors import MillraceError
+from streaming import jobs, stack
+from streaming.commands import options
+from streaming.commands.options import Json, Name, Set
+from streaming.plan import check_model
+from streaming.settings import Settings, read
+from streaming.workloads import describe_parameters, load, names, reference
+
+Flink = Annotated[str | None, typer.Option("--flink", metavar="URL", help="REST address of another cluster.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("list")(list_command)
+    app.command("describe")(describe_command)
+    app.command("deploy")(deploy_command)
+    app.command("stop")(stop_command)
+
+
+def list_command(as_json: Json = False) -> None:
+    """List the workloads that are known by name.
+
+    Example: millrace list
+    """
+    found = {}
+    for name in names():
+        try:
+            workload = load(name)
+            entities = ", ".join(block.entity for block in workload.blocks)
+            found[name] = f"{workload.event.__name__} by {entities}, {len(workload.policy.actions)} actions"
+        except MillraceError as error:  # one broken workload must not hide the others
+            found[name] = f"cannot be loaded: {error}"
+    width = max(map(len, found))
+    options.show(found, as_json, "\n".join(f"{name:<{width + 2}}{about}" for name, about in found.items()))
+
+
+def describe_command(workload: Name, set: Set = None, as_json: Json = False) -> None:
+    """Print the plan of a workload: its stages, features, model and parameters.
+
+    Example: millrace describe fraud
+    """
+    plan = options.compiled(workload, set)
+    check_model(plan)
+    parameters = describe_parameters(workload)
+    result = {
+        "name": plan.workload.name, "topics": plan.workload.topics.all(), "columns": plan.names,
+        "model": plan.workload.model.version, "inputs": plan.workload.model.features,
+        "actions": plan.workload.policy.actions, "parameters": {k: str(v) for k, v in parameters.items()},
+    }  # fmt: skip
+    declared = "\n".join(f"  set       {name}={default}" for name, default in parameters.items())
+    options.show(result, as_json, plan.describe() + ("\n" + declared if declared else ""))
+
+
+def services(flink: str | None, parallelism: int | None = None) -> tuple[Settings, stack.Stack]:
+    """Settings with the command's options on top, and the services to use."""
+    settings = read()
+    changed = {name: value for name, value in (("flink", flink), ("parallelism", parallelism)) if value is not None}
+    settings = Settings(**({name: getattr(settings, name) for name in settings.__slots__} | changed))
+    return settings, stack.stack(settings)
+
+
+def deploy_command(
+    workload: Name,
+    parallelism: Annotated[int | None, typer.Option(min=1, max=128, help="Parallel instances of every stage.")] = None,
+    flink: Flink = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last savepoint and start from the oldest event.")] = False,
+    set: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Submit a workload to the Flink cluster; it goes on from the savepoint of the last stop.
+
+    Example: millrace deploy fraud --parallelism 2 --set review=0.4
+    """
+    settings, services_ = services(flink, parallelism)
+    deployment = jobs.deployment(reference(workload, options.overrides(set)), services_, settings)
+    with options.err.status(f"deploying {deployment.name}"):
+        deployed = jobs.deploy(deployment, services_, settings, fresh)
+    result = {"job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink}
+    origin = f"from savepoint {deployed.savepoint}" if deployed.savepoint else "from the oldest event"
+    text = f"{deployment.name} runs {origin}; job {deployed.id}, {services_.flink}\n"
+    text += f"Next: millrace publish {workload} --events FILE, millrace tail {workload}"
+    options.show(result, as_json, text)
+
+
+def stop_command(
+    workload: Name,
+    flink: Flink = None,
+    savepoints: Annotated[str | None, typer.Option(metavar="URI", help="Folder for the savepoint.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Stop the job of a workload with a savepoint; the next deploy goes on from there.
+
+    Example: millrace stop fraud
+    """
+    settings, services_ = services(flink)
+    name = load(workload).name
+    with options.err.status(f"stopping {name}"):
+        savepoint = jobs.stop(name, services_, settings, savepoints)
+    options.show({"name": name, "savepoint": savepoint}, as_json, f"{name} is stopped; savepoint {savepoint}")

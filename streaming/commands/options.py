@@ -1,0 +1,66 @@
+"""Options that several commands share, and the way results and progress are printed."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from schemas.errors import DefinitionError
+from streaming.plan import Plan, plan
+from streaming.workloads import load
+
+T = TypeVar("T")
+
+out = Console()
+err = Console(stderr=True)
+
+Name = Annotated[str, typer.Argument(metavar="WORKLOAD", help="A name that `millrace list` shows, or the path of a .py file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a parameter that the workload declares; repeatable."),
+]
+InputFile = Annotated[Path, typer.Option(exists=True, dir_okay=False, readable=True)]
+
+
+def overrides(pairs: Iterable[str] | None) -> dict[str, str]:
+    """`NAME=VALUE` pairs as a mapping."""
+    parsed = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise DefinitionError(f"--set {pair}: expected NAME=VALUE, as --set review=0.4")
+        parsed[name] = value
+    return parsed
+
+
+def compiled(name: str, pairs: Iterable[str] | None = None) -> Plan:
+    """The plan of workload `name`."""
+    return plan(load(name, overrides(pairs)))
+
+
+def show(result: Mapping[str, object], as_json: bool, text: str) -> None:
+    """Print `result` as JSON, or `text`."""
+    if as_json:
+        print(json.dumps(result))
+    else:
+        out.print(text, highlight=False)
+
+
+@contextmanager
+def progress(title: str, total: int | None, quiet: bool = False) -> Iterator[tuple[Progress, TaskID]]:
+    """A progress bar on standard error; none where that is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as bar:
+        yield bar, bar.add_task(title, total=total)
+
+
+def count_lines(path: Path) -> int:
+    """Lines of a file, for a progress bar."""
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

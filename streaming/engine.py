@@ -1,0 +1,285 @@
+"""The stages of a plan as functions over batches of columns, the same for every runner.
+
+A batch comes in as values, leaves as decisions, and is `Events` in between: columns, not objects. Nothing here
+reads a clock, draws a random number or waits for anything; runners bring states, bytes and time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.onnx import Session
+from models.policy import Batch
+from operators import Rows
+from operators.join import Join, Label
+from operators.kernels.ids import hash_ids
+from schemas.codec import DeadLetter, Decoder, encode
+from schemas.records import Event
+from schemas.time import duration
+from streaming.plan import Plan, Stage, check_model, derive_columns
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+K = TypeVar("K", contravariant=True)
+
+
+class States(Protocol[K]):
+    """States of the join by slot: a list for one batch, a mapping by id for a whole run; `b""` where there is none."""
+
+    def __getitem__(self, slot: K, /) -> bytes: ...
+
+    def __setitem__(self, slot: K, state: bytes, /) -> None: ...
+
+
+Lookup = Callable[[str, Sequence[str], tuple[str, ...]], tuple[F64, NDArray[np.bool_]]]
+"""Reads f64[k, fields] of entities from the online store (NaN: not there), and bool[k]: whether the store answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """`k` decoded events.
+
+    index: their positions in the batch they came in; ids; entities: for each stage the k keys; at i64[k] ms;
+    hash u64[k] of the ids; numbers f64[k, c]: numeric fields; features f64[k, f]: what stages wrote so far.
+    """
+
+    index: I64
+    ids: list[str]
+    entities: tuple[list[str], ...]
+    at: I64
+    hash: NDArray[np.uint64]
+    numbers: F64
+    features: F64
+
+    def take(self, rows: NDArray[np.bool_]) -> "Events":
+        """Only the events where `rows` is true."""
+        if rows.all():
+            return self
+        keep = np.flatnonzero(rows).tolist()
+        return Events(
+            self.index[rows], [self.ids[i] for i in keep],
+            tuple([keys[i] for i in keep] if keys else [] for keys in self.entities),
+            self.at[rows], self.hash[rows], self.numbers[rows], self.features[rows],
+        )  # fmt: skip
+
+
+class Intake:
+    """Values → events and dead letters."""
+
+    def __init__(self, plan: Plan):
+        workload = plan.workload
+        self._decoder = Decoder(workload.event)
+        self._numbers = [attrgetter(name) for name in workload.numbers]
+        self._entities = [attrgetter(stage.entity) for stage in plan.stages]
+        self._names = workload.numbers
+        self._skew = duration(workload.skew)
+        self._width = len(plan.keyed)
+
+    def __call__(self, values: Sequence[bytes | None], arrived: I64) -> tuple[Events, list[DeadLetter]]:
+        """Decode `values`, which arrived at `arrived` i64[n] ms."""
+        records, positions, dead = self._decoder.batch(values)
+        if positions is not None:
+            arrived = arrived[positions]
+        index = np.arange(len(values)) if positions is None else np.array(positions, np.int64)
+        events = self._columns(records, index)
+        good = self._refuse(events, arrived, dead)
+        return (events if good is None else events.take(good)), dead
+
+    def _columns(self, records: Sequence[Event], index: I64) -> Events:
+        k = len(records)
+        ids = [record.id for record in records]
+        numbers = np.empty((k, len(self._numbers)))
+        for column, field in enumerate(self._numbers):
+            numbers[:, column] = np.fromiter(map(field, records), np.float64, k)
+        return Events(
+            index, ids, tuple(list(map(entity, records)) for entity in self._entities),
+            np.fromiter((record.at for record in records), np.int64, k), hash_ids(ids), numbers,
+            np.empty((k, self._width)),
+        )  # fmt: skip
+
+    def _refuse(self, events: Events, arrived: I64, dead: list[DeadLetter]) -> NDArray[np.bool_] | None:
+        """Which events are in range (None: all of them); the others are added to `dead`."""
+        future = events.at > arrived + self._skew
+        infinite = ~np.isfinite(events.numbers).all(axis=1)
+        if not (future.any() or infinite.any()):
+            return None
+        for row in np.flatnonzero(infinite).tolist():
+            name = self._names[int(np.flatnonzero(~np.isfinite(events.numbers[row]))[0])]
+            dead.append(DeadLetter(int(events.index[row]), "not-finite", f"found no finite number at `$.{name}`"))
+        for row in np.flatnonzero(future & ~infinite).tolist():
+            ahead = int(events.at[row] - arrived[row])
+            detail = f"`at` is {ahead} ms after the record arrived, expected at most {self._skew}"
+            dead.append(DeadLetter(int(events.index[row]), "future", detail))
+        return ~(future | infinite)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """`k` labels for one stage: at, origin i64[k] ms (known since, about an event of), label f64[k] 0 or 1,
+    hash u64[k] of the event ids, columns f64[k, c]: what the features of the stage read of the events."""
+
+    at: I64
+    origin: I64
+    label: F64
+    hash: NDArray[np.uint64]
+    columns: F64
+
+
+def no_labels(width: int) -> Labels:
+    """No labels, for a stage that reads `width` columns."""
+    empty = np.empty(0, np.int64)
+    return Labels(empty, empty, np.empty(0), np.empty(0, np.uint64), np.empty((0, width)))
+
+
+def to_labels(labels: Sequence[Label], stage: Stage) -> Labels:
+    """The labels that the join handed out, as columns of `stage`."""
+    k = len(labels)
+    return Labels(
+        np.fromiter((label.at for label in labels), np.int64, k),
+        np.fromiter((label.origin for label in labels), np.int64, k),
+        np.fromiter((label.label for label in labels), np.float64, k),
+        hash_ids([label.id for label in labels]),
+        np.array([[label.numbers[c] for c in stage.columns] for label in labels], np.float64).reshape(k, -1),
+    )
+
+
+def update(stage: Stage, states: F64, slot: NDArray[np.int32], events: Events, labels: Labels) -> tuple[Events, int]:
+    """Bring labels and events of one batch into the states of `stage`, and the features into the events.
+
+    states f64[u, width] is changed in place; slot i32[labels + events] is the row of each, labels first: a label
+    counts for later events only, so nothing depends on when within its batch it comes. Returns the events that
+    are no duplicates, and how many are.
+    """
+    k, told = len(events.ids), len(labels.at)
+    features = stage.features
+    port = np.zeros(told + k, np.uint8)
+    port[:told] = 1
+    columns = np.ascontiguousarray(events.numbers[:, list(stage.columns)])
+    rows = Rows(
+        slot=slot,
+        port=port,
+        at=np.concatenate((labels.at, events.at)),
+        origin=np.concatenate((labels.origin, events.at)),
+        label=np.concatenate((labels.label, np.zeros(k))),
+        ids=np.concatenate((labels.hash, events.hash)),
+        columns=np.concatenate((labels.columns, columns)),
+    )
+    out = np.empty((told + k, len(features.names)))
+    fresh = features.update(states, rows, out)[told:]
+    events.features[:, stage.start : stage.stop] = out[told:]
+    return events.take(fresh), k - int(fresh.sum())
+
+
+class Joiner:
+    """Events and outcomes of a batch → labels, by event id."""
+
+    def __init__(self, plan: Plan):
+        assert plan.workload.outcome is not None
+        self._outcomes = Decoder(plan.workload.outcome)
+        self._join = Join(len(plan.workload.numbers))
+        self._skew = duration(plan.workload.skew)
+        self._entities = [stage.index for stage in plan.labelled]
+
+    def events(self, events: Events, states: States[K], slots: Sequence[K]) -> list[Label]:
+        """Bring `events` into the states of their ids, `states[slot]`; labels of outcomes that were there already."""
+        labels = []
+        texts = zip(*(events.entities[i] for i in self._entities), strict=True)
+        rows = zip(slots, events.ids, events.at.tolist(), events.numbers.tolist(), texts, strict=True)
+        for slot, id, at, numbers, keys in rows:
+            states[slot], label = self._join.event(states[slot], id, at, numbers, keys)
+            if label is not None:
+                labels.append(label)
+        return labels
+
+    def outcomes(self, outcomes: Sequence[tuple[str, int, bool]], states: States[K], slots: Sequence[K]) -> list[Label]:
+        """Bring outcomes (event id, at, label) into the states of their ids; labels of events that were there already."""
+        labels = []
+        for slot, outcome in zip(slots, outcomes, strict=True):
+            states[slot], label = self._join.outcome(states[slot], *outcome)
+            if label is not None:
+                labels.append(label)
+        return labels
+
+    def decode(
+        self, values: Sequence[bytes | None], arrived: I64
+    ) -> tuple[list[tuple[str, int, bool]], list[int], list[DeadLetter]]:
+        """Outcomes in `values` as (event id, at, label), their positions, and dead letters for the others."""
+        records, positions, dead = self._outcomes.batch(values)
+        where = range(len(values)) if positions is None else positions
+        good, kept = [], []
+        for record, index in zip(records, where, strict=True):
+            ahead = record.at - int(arrived[index])
+            if ahead > self._skew:
+                detail = f"`at` is {ahead} ms after the record arrived, expected at most {self._skew}"
+                dead.append(DeadLetter(index, "future", detail))
+            else:
+                good.append((record.event, record.at, record.label))
+                kept.append(index)
+        return good, kept, dead
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Encoded decisions of a batch, their actions, scores f64[k], the columns f64[k, names] that they were made
+    on, and how many are degraded."""
+
+    values: list[bytes]
+    actions: Sequence[str]
+    scores: F64
+    columns: F64
+    degraded: int
+
+
+class Decider:
+    """Features → scores → decisions: the end of the last stage."""
+
+    def __init__(self, plan: Plan, session: Session, lookup: Lookup | None):
+        check_model(plan)
+        self.plan = plan
+        self.session = session
+        self._lookup = lookup
+        self._inputs = [plan.names.index(name) for name in session.artifact.features]
+
+    def columns(self, events: Events) -> tuple[F64, NDArray[np.bool_]]:
+        """Every column of `plan.names`, f64[k, names], and which rows are degraded, bool[k]."""
+        degraded = np.zeros(len(events.ids), np.bool_)
+        parts = [events.numbers, events.features]
+        for feature in self.plan.enriched:
+            keys = events.entities[[s.entity for s in self.plan.stages].index(feature.entity)]
+            if self._lookup is None:
+                parts.append(np.full((len(keys), 1), feature.default))
+                degraded[:] = True
+            else:
+                found, answered = self._lookup(feature.entity, keys, (feature.field,))
+                parts.append(np.where(np.isnan(found), feature.default, found))
+                degraded |= ~answered
+        return derive_columns(self.plan, events.at, np.concatenate(parts, axis=1)), degraded
+
+    def __call__(self, events: Events) -> Decided:
+        """Decide `events`, whose features are complete."""
+        if not events.ids:
+            return Decided([], [], np.empty(0), np.empty((0, len(self.plan.names))), 0)
+        columns, degraded = self.columns(events)
+        inputs = columns[:, self._inputs].astype(np.float32)
+        scores = self.session.score(inputs)
+        decisions, actions = self.plan.workload.policy.decide(
+            Batch(
+                workload=self.plan.workload.name,
+                model=self.session.artifact.version,
+                ids=events.ids,
+                keys=events.entities[0],
+                at=events.at,
+                degraded=degraded,
+                scores=scores,
+                names=self.plan.names,
+                columns=columns,
+                inputs=self.session.artifact.features,
+                contributions=lambda rows: self.session.contributions(inputs[rows]),
+            )
+        )
+        return Decided([encode(decision) for decision in decisions], actions, scores, columns, int(degraded.sum()))

@@ -1,0 +1,167 @@
+"""Examples: what was served for an event, beside the truth about it. They are what models are trained on.
+
+A file is either Parquet (`.parquet`, one column a feature) or JSON lines: `{"event", "at", "key", "label",
+"label_at", "features": {name: value}}`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.errors import DefinitionError
+from streaming.engine import Events
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+META = ("event", "at", "key", "label", "label_at")
+
+Truth = Mapping[str, tuple[int, bool]]
+"""Outcomes by event id: (known since, label)."""
+
+
+class Example(msgspec.Struct, frozen=True):
+    """One line of a JSON-lines file."""
+
+    event: str
+    at: int
+    key: str
+    label: bool
+    label_at: int
+    features: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """`n` examples: event ids, at and label_at i64[n] ms, key, label f64[n] 0 or 1, X f32[n, f] by `names`."""
+
+    names: tuple[str, ...]
+    event: Sequence[str]
+    key: Sequence[str]
+    at: I64
+    label_at: I64
+    label: F64
+    X: NDArray[np.float32]
+
+    def columns(self, names: Sequence[str]) -> NDArray[np.float32]:
+        """X of some features, f32[n, len(names)]; DefinitionError where one is missing."""
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise DefinitionError(f"examples: found no feature {missing[0]!r}, only {', '.join(self.names)}")
+        return np.ascontiguousarray(self.X[:, [self.names.index(name) for name in names]])
+
+
+class ExampleWriter:
+    """Writes the examples of a replay step by step; close it, or use it in `with`."""
+
+    def __init__(self, path: Path, names: tuple[str, ...], truth: Truth):
+        self._names = names
+        self._truth = truth
+        self._lines: BinaryIO | None = None
+        self._parquet: pq.ParquetWriter | None = None
+        self.count = 0
+        if path.suffix == ".parquet":
+            fields = [("event", pa.string()), ("at", pa.int64()), ("key", pa.string()), ("label", pa.bool_())]
+            fields += [("label_at", pa.int64()), *((name, pa.float32()) for name in names)]
+            self._parquet = pq.ParquetWriter(path, pa.schema(fields))
+        else:
+            self._lines = path.open("wb")
+        self._buffer: list[pa.Table] = []
+
+    def __enter__(self) -> "ExampleWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, events: Events, columns: F64) -> None:
+        """Write those of `events` that have an outcome, with their `columns` f64[k, names]."""
+        truth = [self._truth.get(id) for id in events.ids]
+        rows = [i for i, known in enumerate(truth) if known is not None]
+        known = [pair for pair in truth if pair is not None]
+        self.count += len(rows)
+        if not rows:
+            return
+        ids, keys = [events.ids[i] for i in rows], [events.entities[0][i] for i in rows]
+        at = events.at[rows]
+        if self._lines is not None:
+            values = zip(ids, at.tolist(), keys, known, columns[rows].tolist(), strict=True)
+            for id, time, key, (since, label), row in values:
+                line = Example(id, time, key, label, since, dict(zip(self._names, row, strict=True)))
+                self._lines.write(msgspec.json.encode(line) + b"\n")
+            return
+        assert self._parquet is not None
+        arrays = [ids, at, keys, [label for _, label in known], [since for since, _ in known]]
+        features = list(columns[rows].astype(np.float32).T)
+        self._buffer.append(pa.table([pa.array(a) for a in arrays] + features, schema=self._parquet.schema))
+        if len(self._buffer) >= 64:
+            self._drain()
+
+    def _drain(self) -> None:
+        if self._buffer and self._parquet is not None:
+            self._parquet.write_table(pa.concat_tables(self._buffer))
+        self._buffer.clear()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._drain()
+        for file in (self._parquet, self._lines):
+            if file is not None:
+                file.close()
+
+
+def read_examples(path: Path) -> Examples:
+    """Read a file of examples, in the order of event time."""
+    if not path.exists():
+        raise DefinitionError(f"examples {path}: no such file; `millrace replay W --examples {path}` writes one")
+    return _order(_read_parquet(path) if path.suffix == ".parquet" else _read_lines(path))
+
+
+def _read_parquet(path: Path) -> Examples:
+    table = pq.read_table(path)
+    names = tuple(name for name in table.column_names if name not in META)
+    if len(names) + len(META) != len(table.column_names):
+        raise DefinitionError(f"examples {path}: found columns {table.column_names}, expected {META} and features")
+    X = np.column_stack([table[name].to_numpy().astype(np.float32) for name in names])
+    at, since = table["at"].to_numpy(), table["label_at"].to_numpy()
+    label = table["label"].to_numpy().astype(np.float64)
+    return Examples(names, table["event"].to_pylist(), table["key"].to_pylist(), at, since, label, X)
+
+
+def _read_lines(path: Path) -> Examples:
+    decoder, lines = msgspec.json.Decoder(Example), []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                lines.append(decoder.decode(line))
+            except msgspec.DecodeError as error:
+                raise DefinitionError(f"examples {path}:{number}: {error}") from error
+    if not lines:
+        raise DefinitionError(f"examples {path}: found none")
+    names = tuple(lines[0].features)
+    for number, line in enumerate(lines, start=1):
+        if tuple(line.features) != names:
+            raise DefinitionError(f"examples {path}:{number}: found features {tuple(line.features)}, expected {names}")
+    return Examples(
+        names, [e.event for e in lines], [e.key for e in lines],
+        np.array([e.at for e in lines], np.int64), np.array([e.label_at for e in lines], np.int64),
+        np.array([e.label for e in lines], np.float64),
+        np.array([list(e.features.values()) for e in lines], np.float32),
+    )  # fmt: skip
+
+
+def _order(examples: Examples) -> Examples:
+    if (np.diff(examples.at) >= 0).all():
+        return examples
+    order = np.argsort(examples.at, kind="stable")
+    pick = order.tolist()
+    return Examples(
+        examples.names, [examples.event[i] for i in pick], [examples.key[i] for i in pick],
+        examples.at[order], examples.label_at[order], examples.label[order], examples.X[order],
+    )  # fmt: skip

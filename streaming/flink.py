@@ -1,0 +1,320 @@
+"""Jobs on a Flink cluster: what one is made of, and how it is submitted, watched and stopped, over Flink's REST API.
+
+A job is a value that knows nothing of workloads. The JobManager turns it into a graph (`java/millrace/Deploy.java`),
+so a submission starts no JVM here. The cluster must have been started with `jars.flink_lib()` as its library folder:
+from a job's own class loader a second Python job in the same TaskManager fails.
+"""
+
+import json
+import re
+import secrets
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from typing import Any, Literal
+
+from schemas.errors import DefinitionError, MillraceError, Unavailable
+from streaming import jars
+
+_JAVA_FRAME = re.compile(r"\s*(at (?!.*\.py:)|\.\.\. \d+ more)")
+TERMINAL = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
+
+
+@dataclass(frozen=True)
+class Key:
+    """How records are keyed: `row` of a row frame; `record`, the Kafka key, or where it is null the JSON field
+    `field` of the value; `json`, that field alone."""
+
+    kind: Literal["record", "json", "row"]
+    field: str = ""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A topic that stages read. `times`: read event times, and give watermarks (only then can anything wait for it)."""
+
+    topic: str
+    times: bool = False
+
+
+@dataclass(frozen=True)
+class Port:
+    """What a stage reads: the topic `source`, or what the stage with the uid `source` puts out under `tag`."""
+
+    source: str
+    key: Key
+    tag: int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One keyed Python stage: `opener` ("module:function") is called with `spec` and the index of the subtask.
+
+    control: a topic whose records all subtasks get; hold: main records wait for side records from before their
+    event time; ttl_ms: how long the state of a silent key is kept, 0 for ever.
+    """
+
+    uid: str
+    spec: str
+    main: Port
+    side: Port | None = None
+    control: str | None = None
+    hold: bool = False
+    ttl_ms: int = 0
+    opener: str = "streaming.resident:open_stage"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a deployment is. Stages stand in the order in which they read one another.
+
+    sinks: output tag → topic; batch, batch_bytes: limits of one call of Python; poll: most records of one fetch;
+    buffer_ms: how long Flink holds an unfilled network buffer; skew_ms: how far after its record's timestamp an
+    event time is believed; drift_ms: how far in event time one input may run ahead of another while catching up (it
+    bounds what waits in memory; 0 any); start: where inputs are read from without a savepoint; restarts: failures
+    after which the job gives up (None: never); settings: more of Flink's own.
+    """
+
+    name: str
+    brokers: str
+    inputs: tuple[Input, ...]
+    stages: tuple[Stage, ...]
+    sinks: Mapping[int, str]
+    checkpoint_dir: str
+    checkpoint_ms: int = 1000
+    parallelism: int = 1
+    max_parallelism: int = 128
+    batch: int = 512
+    batch_bytes: int = 4 << 20
+    poll: int = 2000
+    buffer_ms: int = 1
+    skew_ms: int = 60_000
+    drift_ms: int = 0
+    start: Literal["earliest", "committed"] = "earliest"
+    delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
+    restarts: int | None = None
+    savepoint: str | None = None
+    python: str = sys.executable
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail on the cluster."""
+        topics = {entry.topic for entry in self.inputs}
+        known: set[str] = set()
+        for stage in self.stages:
+            for port in (stage.main, stage.side):
+                if port and port.source not in (topics if port.tag is None else known):
+                    raise DefinitionError(
+                        f"job {self.name!r}, stage {stage.uid!r}: reads {port.source!r}, "
+                        f"expected one of {sorted(topics)} (topics) or {sorted(known)} (stages before it)"
+                    )
+            if stage.uid in known or stage.uid in topics:
+                raise DefinitionError(f"job {self.name!r}: found the uid {stage.uid!r} twice, expected it once")
+            if stage.hold and stage.side is None:
+                raise DefinitionError(f"job {self.name!r}, stage {stage.uid!r}: holds records, but has no side to wait for")
+            known.add(stage.uid)
+
+
+def configuration(job: Job) -> dict[str, str]:
+    """Flink's configuration of a job."""
+    limit = "restart-strategy.exponential-delay.attempts-before-reset-backoff"
+    return {
+        "python.execution-mode": "thread",
+        "python.executable": job.python,
+        "python.client.executable": job.python,
+        # Batches are ours: the operator's own bundles would only cut them.
+        "python.fn-execution.bundle.time": "1000",
+        "python.fn-execution.bundle.size": "1000000",
+        "pipeline.object-reuse": "true",
+        "pipeline.auto-watermark-interval": "50 ms",
+        "execution.buffer-timeout.interval": f"{job.buffer_ms} ms",
+        "execution.checkpointing.interval": f"{job.checkpoint_ms} ms",
+        "execution.checkpointing.dir": job.checkpoint_dir,
+        "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
+        "state.backend.type": "hashmap",
+        "restart-strategy.type": "none" if job.restarts == 0 else "exponential-delay",
+        "restart-strategy.exponential-delay.initial-backoff": "100 ms",
+        "restart-strategy.exponential-delay.max-backoff": "10 s",
+        "restart-strategy.exponential-delay.backoff-multiplier": "2",
+        "restart-strategy.exponential-delay.reset-backoff-threshold": "1 min",
+        **({limit: str(job.restarts)} if job.restarts else {}),
+        **job.settings,
+    }
+
+
+def describe(job: Job) -> str:
+    """The job as the JSON that `Deploy` reads."""
+    # A dead letter carries the original bytes, however many: no client may refuse what the topic takes.
+    producer = {"acks": "all", "linger.ms": "1", "max.request.size": str(16 << 20)}
+    if job.delivery == "exactly-once":
+        # Longer than any restart; the broker allows no more than this by default.
+        producer["transaction.timeout.ms"] = "900000"
+    entries = ("name", "brokers", "inputs", "stages", "sinks", "parallelism", "max_parallelism", "batch", "batch_bytes")
+    whole = asdict(job)
+    document = {name: whole[name] for name in (*entries, "skew_ms", "drift_ms", "start")} | {
+        "exactly_once": job.delivery == "exactly-once",
+        "consumer": {"max.poll.records": str(job.poll), "isolation.level": "read_committed"},
+        "producer": producer,
+        "settings": configuration(job),
+        "fingerprint": jars.fingerprint(),
+    }
+    return json.dumps(document)
+
+
+def submit(job: Job, address: str) -> str:
+    """Start `job` on the cluster whose REST API answers at `address` (http://host:port); returns the job's id.
+
+    Topics that it reads must exist. MillraceError with the cluster's reason where it refuses.
+    """
+    body: dict[str, object] = {"entryClass": "millrace.Deploy", "programArgsList": [describe(job)]}
+    if job.savepoint:
+        body |= {"savepointPath": job.savepoint}
+    uploaded = _upload(address)
+    try:
+        return str(_call(address, "POST", f"/jars/{uploaded}/run", body, seconds=60.0)["jobid"])
+    finally:
+        _call(address, "DELETE", f"/jars/{uploaded}")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that a cluster knows: its state is Flink's word for it, `started` ms since the epoch."""
+
+    id: str
+    name: str
+    state: str
+    started: int
+
+
+def jobs(address: str) -> list[Running]:
+    """Every job of the cluster, also those that ended, the newest first."""
+    found = [
+        Running(job["jid"], job["name"], job["state"], job["start-time"])
+        for job in _call(address, "GET", "/jobs/overview")["jobs"]
+    ]
+    return sorted(found, key=lambda job: -job.started)
+
+
+def state(address: str, job: str) -> str:
+    """State of a job: RUNNING, RESTARTING, FAILED, CANCELED, FINISHED …"""
+    return str(_call(address, "GET", f"/jobs/{job}/status")["status"])
+
+
+def wait_running(address: str, job: str, seconds: float = 60.0) -> None:
+    """Return once every task of the job runs; MillraceError with the cause where it fails first."""
+
+    def running() -> bool:
+        # Not `/jobs/<id>`, which the JobManager answers from a cache that may be three seconds old.
+        found = next(one for one in _call(address, "GET", "/jobs/overview")["jobs"] if one["jid"] == job)
+        if found["state"] in TERMINAL:
+            raise MillraceError(
+                f"job {found['name']!r} is {found['state']}, expected RUNNING: {failure(address, job)}"
+            )
+        tasks = found["tasks"]
+        return bool(tasks["total"] and tasks["running"] == tasks["total"])
+
+    if not _poll(running, seconds):
+        raise Unavailable(
+            f"job {job}: found it {state(address, job)} after {seconds:g} s, expected every task to run; "
+            f"last failure: {failure(address, job) or 'none; are there free task slots?'}"
+        )
+
+
+def failure(address: str, job: str) -> str:
+    """Why a job failed last: the root cause with its Python traceback; empty where nothing failed."""
+    found = _call(address, "GET", f"/jobs/{job}/exceptions")
+    entries = found.get("exceptionHistory", {}).get("entries", [])
+    return root_cause(entries[0]["stacktrace"]) if entries else ""
+
+
+def root_cause(trace: str) -> str:
+    """The innermost cause in a Java stack trace, without the Java frames; a Python error as Python would name it."""
+    cause = re.split(r"^\s*Caused by: ", trace, flags=re.MULTILINE)[-1]
+    lines = [line for line in cause.strip().splitlines() if not _JAVA_FRAME.match(line)]
+    return re.sub(r"^pemja\.core\.PythonException: <class '([\w.]+)'>", r"\1", "\n".join(lines))
+
+
+def cancel(address: str, job: str, seconds: float = 30.0) -> None:
+    """Cancel a job and wait until it has ended."""
+    _call(address, "PATCH", f"/jobs/{job}?mode=cancel")
+    if not _poll(lambda: state(address, job) in TERMINAL, seconds):
+        raise Unavailable(f"job {job}: found it {state(address, job)} {seconds:g} s after it was cancelled, expected its end")
+
+
+def stop_with_savepoint(address: str, job: str, folder: str, seconds: float = 120.0) -> str:
+    """Stop a job after a last savepoint below `folder` (a URI or an absolute path); returns the savepoint's path."""
+    body = {"targetDirectory": folder, "drain": False}
+    request = _call(address, "POST", f"/jobs/{job}/stop", body)["request-id"]
+    answer: dict[str, Any] = {}
+
+    def completed() -> bool:
+        answer.update(_call(address, "GET", f"/jobs/{job}/savepoints/{request}"))
+        return bool(answer["status"]["id"] == "COMPLETED")
+
+    if not _poll(completed, seconds):
+        raise Unavailable(f"job {job}: found no savepoint after {seconds:g} s, expected one in {folder}; it still runs")
+    operation = answer["operation"]
+    if "location" not in operation:
+        reason = root_cause(operation["failure-cause"]["stack-trace"])
+        raise MillraceError(f"job {job}: found no savepoint in {folder}, expected one: {reason}")
+    return str(operation["location"])
+
+
+def _poll(done: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _upload(address: str) -> str:
+    """Upload a jar of nothing but a manifest: every class comes from the cluster's library folder."""
+    jar = BytesIO()
+    with zipfile.ZipFile(jar, "w") as archive:
+        archive.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\nMain-Class: millrace.Deploy\n")
+    boundary = secrets.token_hex(16)
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="jarfile"; filename="millrace.jar"\r\n'
+        "Content-Type: application/x-java-archive\r\n\r\n"
+    )
+    data = head.encode() + jar.getvalue() + f"\r\n--{boundary}--\r\n".encode()
+    answer = _send(address, "POST", "/jars/upload", data, f"multipart/form-data; boundary={boundary}", 30.0)
+    return str(answer["filename"]).rsplit("/", 1)[-1]
+
+
+def _call(address: str, method: str, path: str, body: object = None, seconds: float = 10.0) -> dict[str, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    return _send(address, method, path, data, "application/json", seconds)
+
+
+def _send(
+    address: str, method: str, path: str, data: bytes | None, content: str, seconds: float
+) -> dict[str, Any]:
+    url = address.rstrip("/") + path
+    request = urllib.request.Request(url, data, {"Content-Type": content}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
+            return dict(json.loads(answer.read() or b"{}"))
+    except urllib.error.HTTPError as error:
+        raise MillraceError(f"Flink at {address}: {method} {path} answered {error.code}: {_reason(error)}") from error
+    except OSError as error:
+        raise Unavailable(
+            f"Flink at {address}: found no answer to {method} {path} ({error}), expected a JobManager: "
+            "start one with `millrace up`, or correct the address"
+        ) from error
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        reasons = json.loads(text)["errors"]
+    except (ValueError, KeyError, TypeError):
+        return text
+    return root_cause(str(reasons[-1]))

@@ -1,0 +1,389 @@
+package millrace;
+
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import org.apache.flink.api.common.eventtime.IndexedCombinedWatermarkStatus;
+import org.apache.flink.api.common.operators.MailboxExecutor;
+import org.apache.flink.api.common.state.BroadcastState;
+import org.apache.flink.api.common.state.ListState;
+import org.apache.flink.api.common.state.ListStateDescriptor;
+import org.apache.flink.api.common.state.MapStateDescriptor;
+import org.apache.flink.api.common.state.StateTtlConfig;
+import org.apache.flink.api.common.state.ValueState;
+import org.apache.flink.api.common.state.ValueStateDescriptor;
+import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
+import org.apache.flink.api.common.typeinfo.TypeInformation;
+import org.apache.flink.api.common.typeinfo.Types;
+import org.apache.flink.configuration.Configuration;
+import org.apache.flink.metrics.Counter;
+import org.apache.flink.runtime.state.KeyedStateBackend;
+import org.apache.flink.runtime.state.StateInitializationContext;
+import org.apache.flink.runtime.state.StateSnapshotContext;
+import org.apache.flink.runtime.state.VoidNamespace;
+import org.apache.flink.runtime.state.VoidNamespaceSerializer;
+import org.apache.flink.streaming.api.operators.Input;
+import org.apache.flink.streaming.api.operators.InternalTimer;
+import org.apache.flink.streaming.api.operators.InternalTimerService;
+import org.apache.flink.streaming.api.operators.MultipleInputStreamOperator;
+import org.apache.flink.streaming.api.operators.Triggerable;
+import org.apache.flink.streaming.api.operators.python.embedded.AbstractEmbeddedPythonFunctionOperator;
+import org.apache.flink.streaming.api.watermark.Watermark;
+import org.apache.flink.streaming.runtime.streamrecord.LatencyMarker;
+import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
+import org.apache.flink.streaming.runtime.watermarkstatus.WatermarkStatus;
+import org.apache.flink.util.OutputTag;
+
+/**
+ * One keyed stage in Python, called once for each micro-batch. A batch is what has arrived by the time the mailbox
+ * gets to it: one record at low load, hundreds at high load, and no timer in between.
+ */
+final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
+    implements MultipleInputStreamOperator<byte[]>, Triggerable<String, VoidNamespace> {
+  private static final long serialVersionUID = 1;
+  private static final TypeInformation<byte[]> BYTES = PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO;
+
+  /** Records for topics, each behind its tag: the one output that the sink of the stage reads. */
+  static final OutputTag<byte[]> TO_TOPICS = new OutputTag<>("topics", BYTES);
+
+  private final Job.Stage stage;
+  private final KeyOf mainKey;
+  private final String deployment;
+  private final int maxRecords;
+  private final int maxBytes;
+  private final Set<Integer> topics;
+  private final Set<Integer> rows;
+
+  private transient KeyedStateBackend<String> backend;
+  private transient ValueState<byte[]> state;
+  private transient ListState<byte[]> snapshots;
+  private transient ListState<String> caughtUp;
+  private transient BroadcastState<String, byte[]> announced;
+  private transient InternalTimerService<VoidNamespace> timers;
+  private transient MailboxExecutor mailbox;
+  private transient Resident resident;
+  private transient Batch batch;
+  private transient Hold hold;
+  private transient Gate gate;
+  private transient IndexedCombinedWatermarkStatus merged;
+  private transient boolean restoredLive;
+  private transient boolean ticking;
+  private transient int seen;
+  private transient long clock;
+  private transient Counter batches;
+
+  /** `topics`: tags that go to topics; `rows`: tags that another stage reads; `deployment`: unique to this one. */
+  MicroBatch(
+      Configuration config, Job job, Job.Stage stage, Set<Integer> topics, Set<Integer> rows, String deployment) {
+    super(config);
+    this.stage = stage;
+    this.mainKey = new KeyOf(stage.main().key());
+    this.deployment = deployment;
+    this.maxRecords = job.batch();
+    this.maxBytes = job.batchBytes();
+    this.topics = topics;
+    this.rows = rows;
+  }
+
+  static OutputTag<byte[]> toStage(int tag) {
+    return new OutputTag<>("row-" + tag, BYTES);
+  }
+
+  // Life
+
+  @Override
+  public void initializeState(StateInitializationContext context) throws Exception {
+    super.initializeState(context);
+    var store = context.getOperatorStateStore();
+    snapshots = store.getListState(new ListStateDescriptor<>("resident", BYTES));
+    caughtUp = store.getUnionListState(new ListStateDescriptor<>("caught-up", Types.STRING));
+    announced = store.getBroadcastState(new MapStateDescriptor<>("control", Types.STRING, BYTES));
+    var descriptor = new ValueStateDescriptor<>("state", BYTES);
+    if (stage.ttlMs() > 0) {
+      descriptor.enableTimeToLive(StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).build());
+    }
+    state = context.getKeyedStateStore().getState(descriptor);
+    backend = getKeyedStateBackend();
+    hold = new Hold(backend);
+    if (context.isRestored()) {
+      restoredLive = true;
+      for (String one : caughtUp.get()) {
+        restoredLive &= one.equals(deployment);
+      }
+    }
+  }
+
+  @Override
+  public void open() throws Exception {
+    super.open();
+    batch = new Batch(maxRecords, maxBytes);
+    gate = new Gate(stage.hold(), stage.control() != null, restoredLive);
+    merged = IndexedCombinedWatermarkStatus.forInputsCount(stage.side() == null ? 1 : 2);
+    clock = Frames.NONE;
+    timers = getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
+    mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
+    batches = getMetricGroup().counter("batches");
+    getMetricGroup().gauge("held", hold::size);
+    for (byte[] snapshot : snapshots.get()) {
+      resident.call("restore", snapshot);
+    }
+    for (Map.Entry<String, byte[]> one : announced.immutableEntries()) {
+      control(one.getValue());
+    }
+    release();
+  }
+
+  @Override
+  public void openPythonInterpreter() {
+    int subtask = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
+    resident = new Resident(interpreter, stage.opener(), stage.spec(), subtask);
+  }
+
+  @Override
+  public void close() throws Exception {
+    try {
+      if (resident != null) {
+        resident.close();
+      }
+    } finally {
+      super.close();
+    }
+  }
+
+  @Override
+  protected void invokeFinishBundle() throws Exception {
+    flush();
+  }
+
+  @Override
+  public void snapshotState(StateSnapshotContext context) throws Exception {
+    super.snapshotState(context);
+    hold.write();
+    caughtUp.update(List.of(gate.live() ? deployment : ""));
+    byte[] snapshot = resident.call("snapshot", new byte[0]);
+    snapshots.update(snapshot.length == 0 ? List.of() : List.of(snapshot));
+  }
+
+  // In
+
+  @Override
+  @SuppressWarnings("rawtypes")
+  public List<Input> getInputs() {
+    List<Input> inputs = new ArrayList<>();
+    inputs.add(new Port(Gate.MAIN, this::main));
+    if (stage.side() != null) {
+      KeyOf key = new KeyOf(stage.side().key());
+      inputs.add(new Port(Gate.SIDE, frame -> add(Frames.SIDE, key.getKey(frame), frame)));
+    }
+    if (stage.control() != null) {
+      inputs.add(new Port(Gate.CONTROL, this::announce));
+    }
+    return inputs;
+  }
+
+  /** One input: what it carries goes to `take`, its watermarks to the gate. */
+  private final class Port implements Input<byte[]> {
+    private final int index;
+    private final Taker take;
+
+    Port(int index, Taker take) {
+      this.index = index;
+      this.take = take;
+    }
+
+    @Override
+    public void processElement(StreamRecord<byte[]> record) throws Exception {
+      take.take(record.getValue());
+    }
+
+    @Override
+    public void processWatermark(Watermark mark) throws Exception {
+      gate.advance(index, mark.getTimestamp());
+      release();
+      if (index != Gate.CONTROL && merged.updateWatermark(index, mark.getTimestamp())) {
+        forward();
+      }
+    }
+
+    @Override
+    public void processWatermarkStatus(WatermarkStatus status) throws Exception {
+      gate.idle(index, status.isIdle());
+      release();
+      if (index != Gate.CONTROL) {
+        boolean wasIdle = merged.isIdle();
+        if (merged.updateStatus(index, status.isIdle())) {
+          forward();
+        }
+        if (wasIdle != merged.isIdle()) {
+          output.emitWatermarkStatus(merged.isIdle() ? WatermarkStatus.IDLE : WatermarkStatus.ACTIVE);
+        }
+      }
+    }
+
+    @Override
+    public void processLatencyMarker(LatencyMarker marker) {
+      reportOrForwardLatencyMarker(marker);
+    }
+
+    @Override
+    public void setKeyContextElement(StreamRecord<byte[]> record) {} // state is read once a batch, by key
+  }
+
+  /** Takes a frame off an input. */
+  private interface Taker {
+    void take(byte[] frame) throws Exception;
+  }
+
+  private void main(byte[] frame) throws Exception {
+    String key = mainKey.getKey(frame);
+    if (hold.isEmpty() && gate.passes(Frames.at(frame))) {
+      add(Frames.MAIN, key, frame);
+    } else {
+      hold.add(key, frame);
+    }
+  }
+
+  private void announce(byte[] frame) throws Exception {
+    flush();
+    String key = Frames.sourceKey(frame);
+    byte[] value = Frames.sourceValue(frame);
+    if (value == null) {
+      announced.remove(key == null ? "" : key);
+    } else {
+      announced.put(key == null ? "" : key, value);
+      control(value);
+    }
+  }
+
+  private void control(byte[] value) {
+    emit(new Response(resident.call("control", value), 0));
+  }
+
+  private void release() throws Exception {
+    while (!hold.isEmpty() && gate.passes(hold.at())) {
+      tell(hold.at());
+      hold.release(batch);
+      pace();
+    }
+  }
+
+  private void add(int port, String key, byte[] frame) throws Exception {
+    if (port == Frames.MAIN) {
+      tell(Frames.at(frame));
+    }
+    batch.add(port, key, frame);
+    pace();
+  }
+
+  private void tell(long at) {
+    clock = Math.max(clock, at);
+  }
+
+  private void forward() throws Exception {
+    flush();
+    if (hold.isEmpty()) {
+      output.emitWatermark(new Watermark(merged.getCombinedWatermark()));
+    }
+  }
+
+  // Batches
+
+  private void pace() throws Exception {
+    if (batch.full()) {
+      flush();
+    } else if (!ticking) {
+      ticking = true;
+      seen = 0;
+      mailbox.execute(this::tick, "micro-batch");
+    }
+  }
+
+  /** Runs when the mailbox gets to it: goes round while records keep coming, flushes when none came. */
+  private void tick() throws Exception {
+    if (batch.size() > seen) {
+      seen = batch.size();
+      mailbox.execute(this::tick, "micro-batch");
+    } else {
+      ticking = false;
+      flush();
+    }
+  }
+
+  /** Process the batch, then the timers that are due by the event time it reached. */
+  private void flush() throws Exception {
+    run();
+    if (clock != Frames.NONE && getTimeServiceManager().isPresent()) {
+      getTimeServiceManager().get().advanceWatermark(new Watermark(clock));
+      run();
+    }
+  }
+
+  @Override
+  public void onEventTime(InternalTimer<String, VoidNamespace> timer) throws Exception {
+    byte[] time = new byte[Long.BYTES];
+    Frames.putLong(time, 0, timer.getTimestamp());
+    batch.add(Frames.TIMER, timer.getKey(), time);
+    if (batch.full()) {
+      run();
+    }
+  }
+
+  @Override
+  public void onProcessingTime(InternalTimer<String, VoidNamespace> timer) {
+    throw new IllegalStateException("found a timer in processing time, expected none: " + timer);
+  }
+
+  private void run() throws Exception {
+    if (batch.size() == 0) {
+      return;
+    }
+    List<String> keys = batch.keys();
+    byte[][] states = new byte[keys.size()][];
+    for (int i = 0; i < states.length; i++) {
+      backend.setCurrentKey(keys.get(i));
+      states[i] = state.value();
+    }
+    Response response = new Response(resident.call("process", batch.request(states)), states.length);
+    batches.inc();
+    response.forEachKey(
+        (i, fresh, timer) -> {
+          if (fresh == null && timer == Frames.NONE) {
+            return;
+          }
+          backend.setCurrentKey(keys.get(i));
+          if (fresh != null && fresh.length == 0) {
+            state.clear();
+          } else if (fresh != null) {
+            state.update(fresh);
+          }
+          if (timer != Frames.NONE) {
+            timers.registerEventTimeTimer(VoidNamespace.INSTANCE, timer);
+          }
+        });
+    batch.clear();
+    emit(response);
+  }
+
+  // Out
+
+  private void emit(Response response) {
+    response.forEachOutput(
+        (tag, bytes, start, end) -> {
+          if (topics.contains(tag)) {
+            byte[] frame = new byte[1 + end - start];
+            frame[0] = (byte) tag;
+            System.arraycopy(bytes, start, frame, 1, end - start);
+            output.collect(TO_TOPICS, new StreamRecord<>(frame));
+          } else if (rows.contains(tag)) {
+            output.collect(toStage(tag), new StreamRecord<>(Arrays.copyOfRange(bytes, start, end)));
+          } else {
+            throw new IllegalStateException(
+                "stage " + stage.uid() + " put out a record under tag " + tag + ", expected one of " + topics
+                    + " (topics) or " + rows + " (stages)");
+          }
+        });
+  }
+}

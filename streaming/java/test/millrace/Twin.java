@@ -1,0 +1,151 @@
+package millrace;
+
+import java.io.BufferedInputStream;
+import java.io.BufferedOutputStream;
+import java.io.ByteArrayOutputStream;
+import java.io.DataInputStream;
+import java.io.DataOutputStream;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import org.apache.flink.util.Collector;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.header.internals.RecordHeaders;
+import org.apache.kafka.common.record.TimestampType;
+
+/** The Java side of tests/unit/streaming/test_frames_java.py: reads one question after another, answers each. */
+public final class Twin {
+  private final DataInputStream in;
+  private DataOutputStream out;
+
+  private Twin(DataInputStream in) {
+    this.in = in;
+  }
+
+  /** Questions on standard input, answers on standard output, each behind its length. */
+  public static void main(String[] arguments) throws Exception {
+    Twin twin = new Twin(new DataInputStream(new BufferedInputStream(System.in)));
+    DataOutputStream answers = new DataOutputStream(new BufferedOutputStream(System.out));
+    for (int question = twin.in.read(); question >= 0; question = twin.in.read()) {
+      ByteArrayOutputStream answer = new ByteArrayOutputStream();
+      twin.out = new DataOutputStream(answer);
+      twin.answer((char) question);
+      answers.writeInt(answer.size());
+      answer.writeTo(answers);
+      answers.flush();
+    }
+  }
+
+  private void answer(char question) throws Exception {
+    switch (question) {
+      case 'q' -> request();
+      case 'r' -> response();
+      case 'i' -> frameIn();
+      case 'o' -> frameOut();
+      case 'k' -> key();
+      default -> throw new IllegalArgumentException("question " + question);
+    }
+  }
+
+  private byte[] blob() throws IOException {
+    int length = in.readInt();
+    return length < 0 ? null : in.readNBytes(length);
+  }
+
+  private String text() throws IOException {
+    return new String(blob(), StandardCharsets.UTF_8);
+  }
+
+  private void blob(byte[] bytes) throws IOException {
+    out.writeInt(bytes == null ? -1 : bytes.length);
+    if (bytes != null) {
+      out.write(bytes);
+    }
+  }
+
+  private void request() throws IOException {
+    int n = in.readInt();
+    Batch batch = new Batch(Math.max(n, 1), Integer.MAX_VALUE);
+    for (int i = 0; i < n; i++) {
+      batch.add(in.readByte(), text(), blob());
+    }
+    byte[][] states = new byte[batch.keys().size()][];
+    for (int i = 0; i < states.length; i++) {
+      states[i] = blob();
+    }
+    out.write(batch.request(states));
+    batch.clear();
+  }
+
+  private void response() throws Exception {
+    int keys = in.readInt();
+    Response response;
+    try {
+      response = new Response(blob(), keys);
+    } catch (IllegalStateException | IndexOutOfBoundsException refused) {
+      out.writeBoolean(false);
+      return;
+    }
+    out.writeBoolean(true);
+    response.forEachKey(
+        (key, state, timer) -> {
+          blob(new byte[] {(byte) key});
+          blob(Long.toString(timer).getBytes(StandardCharsets.UTF_8));
+          blob(state);
+        });
+    List<byte[]> outputs = new ArrayList<>();
+    response.forEachOutput(
+        (tag, bytes, start, end) -> {
+          outputs.add(new byte[] {(byte) tag});
+          outputs.add(Arrays.copyOfRange(bytes, start, end));
+        });
+    for (byte[] output : outputs) {
+      blob(output);
+    }
+  }
+
+  private void frameIn() throws IOException {
+    FrameIn schema = new FrameIn(in.readBoolean(), in.readLong());
+    int partition = in.readInt();
+    long offset = in.readLong();
+    long timestamp = in.readLong();
+    ConsumerRecord<byte[], byte[]> record =
+        new ConsumerRecord<>(
+            "t", partition, offset, timestamp, TimestampType.CREATE_TIME, 0, 0, blob(), blob(), new RecordHeaders(),
+            Optional.empty());
+    List<byte[]> frames = new ArrayList<>();
+    schema.deserialize(
+        record,
+        new Collector<>() {
+          @Override
+          public void collect(byte[] frame) {
+            frames.add(frame);
+          }
+
+          @Override
+          public void close() {}
+        });
+    out.write(frames.get(0));
+  }
+
+  private void frameOut() throws IOException {
+    var record = new FrameOut(Map.of(8, "eight", 9, "nine")).serialize(blob(), null, null);
+    blob(record.topic().getBytes(StandardCharsets.UTF_8));
+    blob(record.key());
+    blob(record.value());
+    for (Header header : record.headers()) {
+      blob(header.key().getBytes(StandardCharsets.UTF_8));
+      blob(header.value());
+    }
+  }
+
+  private void key() throws IOException {
+    KeyOf key = new KeyOf(new Job.Key(text(), text()));
+    out.write(key.getKey(blob()).getBytes(StandardCharsets.UTF_8));
+  }
+}

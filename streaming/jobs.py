@@ -1,0 +1,139 @@
+"""Plan → job: deploying a workload to a Flink cluster, and stopping it so that it can go on where it was."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from schemas import frames
+from schemas.errors import DefinitionError, MillraceError
+from schemas.time import duration
+from schemas.topics import Topics
+from streaming import flink, kafka
+from streaming.flink import Input, Job, Key, Port
+from streaming.plan import Plan, check_model, plan, state_ttl
+from streaming.resident import StageSpec
+from streaming.serving import Services
+from streaming.settings import Settings
+from streaming.stack import Stack
+from streaming.workloads import Reference, resolve
+
+RUNNING = ("CREATED", "RUNNING", "RESTARTING", "INITIALIZING", "RECONCILING")
+JOIN = "join"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A workload on its way to a cluster: topics may be others than the workload's own (benches use theirs)."""
+
+    reference: Reference
+    plan: Plan
+    topics: Topics
+    services: Services
+
+    @property
+    def name(self) -> str:
+        """The name of the job."""
+        return self.topics.name
+
+
+def deployment(reference: Reference, stack: Stack, settings: Settings, name: str = "") -> Deployment:
+    """The deployment of `reference` beside the services of `stack`, under the workload's name or another."""
+    workload = resolve(reference)
+    compiled = plan(workload)
+    check_model(compiled)
+    folder = settings.home / "metrics"
+    return Deployment(
+        reference, compiled, Topics(name or workload.name), Services(stack.redis, str(folder), settings.metrics_port)
+    )
+
+
+def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: str | None = None) -> Job:
+    """The job that runs `deployment`."""
+    topics, compiled = deployment.topics, deployment.plan
+    joined = bool(compiled.labelled)
+    ttl = state_ttl(compiled)
+
+    def spec(stage: int) -> str:
+        return msgspec.json.encode(StageSpec(deployment.reference, stage, deployment.services)).decode()
+
+    stages = []
+    if joined:
+        events, outcomes = Port(topics.events, Key("json", "id")), Port(topics.outcomes, Key("json", "event"))
+        stages.append(flink.Stage(JOIN, spec(-1), events, outcomes, ttl_ms=ttl))
+    for stage in compiled.stages:
+        if stage.index == 0:
+            main = Port(topics.events, Key("record", stage.entity))
+        else:
+            main = Port(compiled.stages[stage.index - 1].entity, Key("row"), frames.ROW + stage.index)
+        side = Port(JOIN, Key("row"), frames.ROW + stage.index) if stage.features.labelled else None
+        stages.append(flink.Stage(stage.entity, spec(stage.index), main, side, hold=side is not None, ttl_ms=ttl))
+    return Job(
+        name=deployment.name,
+        brokers=brokers,
+        inputs=(Input(topics.events, joined), *((Input(topics.outcomes, True),) if joined else ())),
+        stages=tuple(stages),
+        sinks={frames.DECISION: topics.decisions, frames.DEADLETTER: topics.deadletters},
+        checkpoint_dir=(settings.home / "checkpoints" / deployment.name).as_uri(),
+        checkpoint_ms=settings.checkpoint,
+        parallelism=settings.parallelism,
+        batch=settings.batch,
+        poll=settings.max_poll_records,
+        buffer_ms=settings.buffer_timeout,
+        skew_ms=duration(compiled.workload.skew),
+        delivery="exactly-once" if settings.delivery == "exactly-once" else "at-least-once",
+        savepoint=savepoint,
+    )
+
+
+def running(address: str, name: str) -> flink.Running | None:
+    """The job `name` on the cluster, if one runs."""
+    return next((job for job in flink.jobs(address) if job.name == name and job.state in RUNNING), None)
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A job that runs: its id, and the savepoint that it went on from."""
+
+    id: str
+    savepoint: str | None
+
+
+def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool = False) -> Deployed:
+    """Create the topics, submit the job and wait until every task runs.
+
+    It goes on from the savepoint of the last `stop`; `fresh` starts from the oldest event instead.
+    """
+    existing = running(stack.flink, deployment.name)
+    if existing is not None:
+        raise MillraceError(
+            f"job {deployment.name!r} runs already ({existing.id}, {existing.state}); "
+            f"`millrace stop {deployment.name}` stops it with a savepoint, the next deploy goes on from there"
+        )
+    partitions = settings.parallelism
+    kafka.create_topics(stack.kafka, {name: {} for name in deployment.topics.all()}, partitions)
+    record = _record(settings, deployment.name)
+    savepoint = None if fresh or not record.exists() else str(json.loads(record.read_text())["savepoint"])
+    id = flink.submit(to_job(deployment, stack.kafka, settings, savepoint), stack.flink)
+    flink.wait_running(stack.flink, id)
+    return Deployed(id, savepoint)
+
+
+def stop(name: str, stack: Stack, settings: Settings, folder: str | None = None) -> str:
+    """Stop job `name` with a savepoint below `folder` (default: the home folder); returns the savepoint's path."""
+    job = running(stack.flink, name)
+    if job is None:
+        ended = ", ".join(f"{j.name} {j.state}" for j in flink.jobs(stack.flink)) or "none at all"
+        raise DefinitionError(f"no job {name!r} runs on {stack.flink}; it knows {ended}")
+    target = folder or (settings.home / "savepoints" / name).as_uri()
+    savepoint = flink.stop_with_savepoint(stack.flink, job.id, target)
+    record = _record(settings, name)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"savepoint": savepoint, "flink": stack.flink}))
+    return savepoint
+
+
+def _record(settings: Settings, name: str) -> Path:
+    """Where the last savepoint of job `name` is remembered."""
+    return settings.home / "jobs" / f"{name}.json"

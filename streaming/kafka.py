@@ -1,0 +1,301 @@
+"""Kafka from Python: topics, publishing, reading back. The one module that imports confluent_kafka.
+
+The way of an event inside a job does not pass here (Flink has its own connector); this is how files get into
+topics, and how decisions get out of them to people, tests and commands.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Producer as Client
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._metadata import TopicMetadata
+from confluent_kafka.cimpl import NewTopic
+
+from schemas.errors import DefinitionError, Unavailable
+
+MESSAGE_BYTES = 8 * 1024 * 1024
+TOPIC_CONFIG = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MESSAGE_BYTES)}
+TIMEOUT = 10.0
+
+Headers = Sequence[tuple[str, bytes | None]]
+Outgoing = tuple[bytes | None, bytes | None, Headers]
+"""What is published: key, value, headers."""
+
+
+class Record(NamedTuple):
+    """One record as read: coordinates, timestamp (ms since the epoch), key, value, headers."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+def _client(brokers: str, **options: str | int | float | bool) -> dict[str, str | int | float | bool]:
+    """Options of every client: quiet, and quick to reconnect to a broker that is just starting."""
+    common: dict[str, str | int | float | bool] = {
+        "bootstrap.servers": brokers,
+        "log_level": 0,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 500,
+        "socket.keepalive.enable": True,
+    }
+    return common | options
+
+
+@contextmanager
+def _translated(brokers: str, doing: str) -> Iterator[None]:
+    """Kafka's own errors as ours."""
+    try:
+        yield
+    except KafkaException as error:
+        reason = error.args[0] if error.args else error
+        text = reason.str() if isinstance(reason, KafkaError) else str(reason)
+        raise Unavailable(
+            f"Kafka at {brokers}, {doing}: {text}; is it up? `millrace status` tells"
+        ) from error
+
+
+def partitions(brokers: str, seconds: float = TIMEOUT) -> dict[str, int]:
+    """Topics and how many partitions each has. Unavailable when no broker answers in time."""
+    with _translated(brokers, "asking for its topics"):
+        topics = AdminClient(_client(brokers)).list_topics(timeout=seconds).topics
+    return {name: len(topic.partitions) for name, topic in topics.items()}
+
+
+def ping(brokers: str, seconds: float = 2.0) -> None:
+    """Return once a broker answers; Unavailable when none does in `seconds`."""
+    partitions(brokers, seconds)
+
+
+def create_topics(brokers: str, topics: Mapping[str, Mapping[str, str]], partitions: int = 1) -> list[str]:
+    """Create what is missing with `TOPIC_CONFIG` and its own configuration on top, and wait for leaders.
+
+    What is there already is left as it is. Returns the names that were created.
+    """
+    admin = AdminClient(_client(brokers))
+    with _translated(brokers, "creating topics"):
+        there = admin.list_topics(timeout=TIMEOUT).topics
+        wanted = [
+            NewTopic(name, num_partitions=partitions, config=TOPIC_CONFIG | dict(config))
+            for name, config in topics.items()
+            if name not in there
+        ]
+        created = (
+            [name for name, done in admin.create_topics(wanted).items() if _created(name, done)]
+            if wanted
+            else []
+        )
+        deadline = monotonic() + TIMEOUT
+        while not all(_led(topic) for topic in _topics(admin, topics)):
+            if monotonic() > deadline:
+                raise Unavailable(
+                    f"Kafka at {brokers}: no leader for {', '.join(topics)} after {TIMEOUT:.0f} s"
+                )
+            sleep(0.02)
+    return created
+
+
+def _created(name: str, done: object) -> bool:
+    """The outcome of one creation; that another process was first is fine."""
+    try:
+        done.result(timeout=TIMEOUT)  # type: ignore[attr-defined]
+    except KafkaException as error:
+        code = error.args[0].code()
+        if code == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
+        if code in (KafkaError.INVALID_CONFIG, KafkaError.TOPIC_EXCEPTION, KafkaError.INVALID_PARTITIONS):
+            raise DefinitionError(f"topic {name!r} cannot be created: {error.args[0].str()}") from error
+        raise
+    return True
+
+
+def _topics(admin: AdminClient, names: Iterable[str]) -> list[TopicMetadata | None]:
+    found = admin.list_topics(timeout=TIMEOUT).topics
+    return [found.get(name) for name in names]
+
+
+def _led(topic: TopicMetadata | None) -> bool:
+    return (
+        topic is not None and bool(topic.partitions) and all(p.leader >= 0 for p in topic.partitions.values())
+    )
+
+
+def delete_topics(brokers: str, names: Iterable[str]) -> None:
+    """Delete topics; one that is not there is fine."""
+    with _translated(brokers, "deleting topics"):
+        for done in AdminClient(_client(brokers)).delete_topics(list(names)).values():
+            try:
+                done.result(timeout=TIMEOUT)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+
+
+def end_offsets(brokers: str, topic: str) -> dict[int, int]:
+    """For each partition the offset its next record will get. DefinitionError if there is no such topic."""
+    with _reader(brokers) as consumer, _translated(brokers, f"asking where {topic} ends"):
+        return _ends(consumer, brokers, topic)
+
+
+def _ends(consumer: Consumer, brokers: str, topic: str) -> dict[int, int]:
+    known = consumer.list_topics(topic, timeout=TIMEOUT).topics[topic]
+    if known.error is not None or not known.partitions:
+        raise DefinitionError(f"Kafka at {brokers} has no topic {topic!r}; deploy or publish creates it")
+    pairs = {
+        p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=TIMEOUT) for p in known.partitions
+    }
+    return {partition: high for partition, (_, high) in pairs.items()}
+
+
+@contextmanager
+def _reader(brokers: str) -> Iterator[Consumer]:
+    """A consumer outside every group: commits nothing, sees transactions only when they are complete."""
+    options = _client(brokers) | {
+        "group.id": "millrace-reader",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "fetch.wait.max.ms": 50,
+        "fetch.message.max.bytes": MESSAGE_BYTES,
+        "queued.min.messages": 50_000,
+    }
+    consumer = Consumer(options)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def records(
+    brokers: str,
+    topic: str,
+    start: Literal["earliest", "latest"] | Mapping[int, int] = "earliest",
+    until: Literal["end"] | Mapping[int, int] | None = "end",
+    batch: int = 10_000,
+) -> Iterator[list[Record]]:
+    """Read a topic in batches of at most `batch` records, in offset order within each partition.
+
+    `start` and `until` may be offsets by partition; `until="end"` is where the topic ends when reading
+    starts, None reads for ever and yields an empty list when nothing came for 0.1 s: the caller may stop.
+    """
+    with _reader(brokers) as consumer, _translated(brokers, f"reading {topic}"):
+        ends = _ends(consumer, brokers, topic)
+        offsets = dict.fromkeys(ends, -2 if start == "earliest" else -1) if isinstance(start, str) else start
+        if start == "latest":
+            offsets = ends  # resolved here and now: what is published after this call returns is seen
+        goal = None if until is None else (ends if until == "end" else dict(until))
+        consumer.assign([TopicPartition(topic, p, offsets.get(p, -2)) for p in ends])
+        reached = dict.fromkeys(ends, 0)
+        while goal is None or any(reached[p] < end for p, end in goal.items() if p in reached):
+            messages = consumer.consume(batch, timeout=0.1)
+            out = [record for m in messages if (record := _received(m, reached)) is not None]
+            if goal is not None:
+                out = [record for record in out if record.offset < goal.get(record.partition, 0)]
+            if out or goal is None:
+                yield out
+
+
+def _received(message: Message, reached: dict[int, int]) -> Record | None:
+    """A record; None for the notice that a partition is read to its end. `reached` follows both."""
+    error, partition, offset = message.error(), message.partition(), message.offset()
+    if error is not None:
+        if error.code() != KafkaError._PARTITION_EOF:
+            raise KafkaException(error)
+        # Markers of transactions take offsets too: only this notice tells that the rest holds no records.
+        reached[partition or 0] = max(reached[partition or 0], offset or 0)
+        return None
+    assert partition is not None
+    assert offset is not None
+    reached[partition] = offset + 1
+    headers: Headers = message.headers() or ()  # type: ignore[assignment]
+    value = message.value()
+    return Record(partition, offset, message.timestamp()[1], message.key(), value, tuple(headers))
+
+
+class Producer:
+    """Publishes records; leaving the `with` block waits for every acknowledgement.
+
+    Idempotent, in order for each key, keys to the same partitions as Java's clients choose (murmur2).
+    """
+
+    def __init__(self, brokers: str, **options: str | int | float | bool) -> None:
+        """Connect to `brokers`; `options` are librdkafka's own, on top of ours."""
+        self.brokers = brokers
+        self._failed: KafkaError | None = None
+        ours: dict[str, str | int | float | bool] = {
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "linger.ms": 1,
+            "compression.type": "lz4",
+            "message.max.bytes": MESSAGE_BYTES,
+            "queue.buffering.max.messages": 200_000,
+            "delivery.timeout.ms": 60_000,
+            # An unknown topic is an error after two seconds, not thirty: ours exist before they are written.
+            "topic.metadata.propagation.max.ms": 2_000,
+            "delivery.report.only.error": True,
+            "on_delivery": self._delivered,  # type: ignore[dict-item]
+        }
+        self._client = Client(_client(brokers, **(ours | options)))
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failed = self._failed or error
+
+    def publish(self, topic: str, outgoing: Iterable[Outgoing]) -> int:
+        """Queue records, waiting while the queue is full; returns how many. Raises errors of earlier ones."""
+        count, produce = 0, self._client.produce
+        for key, value, headers in outgoing:
+            extra = {"headers": list(headers)} if headers else {}
+            while True:
+                try:
+                    produce(topic, value, key, **extra)  # type: ignore[arg-type]
+                    break
+                except BufferError:
+                    self._client.poll(0.05)
+                    self._check()
+                except KafkaException as error:
+                    raise DefinitionError(
+                        f"record {count} for {topic!r} cannot be published: {error}"
+                    ) from error
+            count += 1
+            if count % 1000 == 0:
+                self._client.poll(0)
+                self._check()
+        self._client.poll(0)
+        self._check()
+        return count
+
+    def flush(self, seconds: float = 60.0) -> None:
+        """Wait until everything published is acknowledged; Unavailable if it is not after `seconds`."""
+        left = self._client.flush(seconds)
+        self._check()
+        if left:
+            raise Unavailable(
+                f"Kafka at {self.brokers} has not acknowledged {left} records after {seconds:.0f} s"
+            )
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            reason, self._failed = self._failed.str(), None
+            raise Unavailable(f"Kafka at {self.brokers} did not take a record: {reason}")
+
+    def __enter__(self) -> Self:
+        """The producer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Flush, unless an error is on its way already."""
+        if error is None:
+            self.flush()

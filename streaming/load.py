@@ -1,0 +1,111 @@
+"""Load for benches: a sender and a reader, each a process of its own so that neither limits what is measured.
+
+`python -m streaming.load send|read SPEC`, where SPEC is a JSON object. Latency is counted from the moment at which
+a record was *due*, not from when it was sent: a system that stalls its sender gains nothing by it.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import msgspec
+import numpy as np
+
+from streaming import kafka
+
+ID = b'"id":"'
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Records `first` to `first + count` of a workload's load, `rate` a second (0: as fast as possible)."""
+
+    brokers: str
+    topic: str
+    workload: str
+    first: int
+    count: int
+    rate: float = 0.0
+    start_ns: int = 0
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Read `topic` from `offsets` on until ids `first` to `first + count` have come or `seconds` have passed.
+
+    Writes when each came, i64[count] ns since the epoch (0: never), to `out`.
+    """
+
+    brokers: str
+    topic: str
+    first: int
+    count: int
+    seconds: float
+    out: str
+    offsets: dict[int, int]
+
+
+def values(workload: str, first: int, count: int, now_ms: int, rate: float) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and JSON values of a synthetic load, the same for the same numbers.
+
+    reference: 10,000 keys · fraud: 5,000 cards at 10,000 terminals. Ids are decimal numbers.
+    """
+    chance = np.random.default_rng(first)
+    pick = chance.integers(0, 2**31, (count, 2))
+    amount = np.round(chance.gamma(2.0, 25.0, count), 2)
+    step = 1000.0 / rate if rate else 0.01
+    rows = zip(range(first, first + count), pick.tolist(), amount.tolist(), strict=True)
+    for i, (a, b), value in rows:
+        at = now_ms + int((i - first) * step)
+        if workload == "fraud":
+            key = b"c%04d" % (a % 5000)
+            yield key, b'{"id":"%d","at":%d,"card":"%s","terminal":"m%04d","amount":%.2f}' % (i, at, key, b % 10_000, value)
+        else:
+            key = b"k%04d" % (a % 10_000)
+            yield key, b'{"id":"%d","at":%d,"key":"%s","value":%.2f}' % (i, at, key, value)
+
+
+def send(spec: Send) -> None:
+    """Publish the records of `spec`, each when it is due."""
+    start = spec.start_ns or time.time_ns()
+    records = values(spec.workload, spec.first, spec.count, start // 1_000_000, spec.rate)
+    with kafka.Producer(spec.brokers, **{"queue.buffering.max.messages": 1_000_000}) as producer:
+        if not spec.rate:
+            producer.publish(spec.topic, ((key, value, ()) for key, value in records))
+            return
+        sent = 0
+        while sent < spec.count:
+            due = min(int((time.time_ns() - start) * spec.rate / 1e9) + 1, spec.count)
+            if due > sent:
+                sent += producer.publish(spec.topic, ((k, v, ()) for k, v in islice(records, due - sent)))
+            time.sleep(0.0005)
+
+
+def read(spec: Read) -> None:
+    """Note when each decision of `spec` came."""
+    came = np.zeros(spec.count, np.int64)
+    left, deadline = spec.count, time.monotonic() + spec.seconds
+    start = {int(partition): offset for partition, offset in spec.offsets.items()}
+    for batch in kafka.records(spec.brokers, spec.topic, start, until=None, batch=500):
+        now = time.time_ns()
+        for record in batch:
+            number = _number(record.value or b"") - spec.first
+            if 0 <= number < spec.count and not came[number]:
+                came[number] = now
+                left -= 1
+        if not left or time.monotonic() > deadline:
+            break
+    np.save(spec.out, came)
+
+
+def _number(value: bytes) -> int:
+    start = value.find(ID) + len(ID)
+    return int(value[start : value.find(b'"', start)])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.argv[1] == "send":
+        send(msgspec.json.decode(sys.argv[2], type=Send))
+    else:
+        read(msgspec.json.decode(sys.argv[2], type=Read, strict=False))

@@ -1,0 +1,180 @@
+"""Workload → plan: which stages an event passes, what each of them keeps, and in which columns features stand.
+
+Pure and printable (`millrace describe`); the runners execute it and add nothing to it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators import EntityFeatures, compile_features
+from schemas.errors import DefinitionError
+from schemas.time import duration
+from streaming.workload import Column, Columns, Derive, Enrich, Expression, Workload
+
+I64 = NDArray[np.int64]
+DAY = 86_400_000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One keyed step: the features of one entity, and after the last of them the decision.
+
+    `columns` are the indices of `features.inputs` among the numeric fields of the event, `start` the first feature
+    column that this stage writes.
+    """
+
+    index: int
+    features: EntityFeatures
+    columns: tuple[int, ...]
+    start: int
+    last: bool
+
+    @property
+    def entity(self) -> str:
+        """The event field that keys the stage."""
+        return self.features.entity
+
+    @property
+    def stop(self) -> int:
+        """One past the last feature column that this stage writes."""
+        return self.start + len(self.features.names)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both runners execute.
+
+    keyed: names of the features that stages write, in the order of their columns; derived: what is computed from
+    them at the end; labelled: stages that are fed by outcomes, through a join by event id before them.
+    """
+
+    workload: Workload
+    stages: tuple[Stage, ...]
+    keyed: tuple[str, ...]
+    derived: tuple[tuple[str, Expression], ...]
+    enriched: tuple[Enrich, ...]
+
+    @property
+    def labelled(self) -> tuple[Stage, ...]:
+        """Stages with features of outcomes."""
+        return tuple(stage for stage in self.stages if stage.features.labelled)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that a model can read: numeric event fields, then features by stage, read and derived."""
+        read = tuple(feature.name for feature in self.enriched)
+        return self.workload.numbers + self.keyed + read + tuple(name for name, _ in self.derived)
+
+    def describe(self) -> str:
+        """The way of an event through this plan, one line a step."""
+        w = self.workload
+        lines = [f"{w.name}: {w.topics.events} ({', '.join(('id', 'at', *w.strings, *w.numbers))})"]
+        if self.labelled:
+            fed = " and ".join(stage.entity for stage in self.labelled)
+            lines.append(f"  join      {w.topics.outcomes} with their events by event id → labels for {fed}")
+        for stage in self.stages:
+            size = stage.features.width * 8
+            lines.append(f"  by {stage.entity:<9}{len(stage.features.names)} features, at most {size:,} bytes a key")
+            lines += [f"              {name}" for name in stage.features.names]
+        for title, names in (("read", [e.name for e in self.enriched]), ("derive", [name for name, _ in self.derived])):
+            if names:
+                lines.append(f"  {title:<10}{', '.join(names)}")
+        lines.append(f"  score     {w.model.version} on {len(w.model.features)} features")
+        lines.append(f"  decide    {' / '.join(w.policy.actions)} → {w.topics.decisions} within {w.budget}")
+        return "\n".join(lines)
+
+
+def plan(workload: Workload) -> Plan:
+    """Compile `workload`; DefinitionError where a feature reads what is not there."""
+    stages, start = [], 0
+    for index, block in enumerate(workload.blocks):
+        features = compile_features(block, dedupe=index == 0)
+        unknown = [name for name in features.inputs if name not in workload.numbers]
+        if unknown:
+            raise DefinitionError(
+                f"workload {workload.name!r}: by({block.entity!r}, …): field {unknown[0]!r} is not a numeric field of "
+                f"{workload.event.__name__}, only {', '.join(workload.numbers) or 'none'}"
+            )
+        if features.labelled and workload.outcome is None:
+            raise DefinitionError(
+                f"workload {workload.name!r}: by({block.entity!r}, …) has features of labels: outcome= must say their type"
+            )
+        columns = tuple(workload.numbers.index(name) for name in features.inputs)
+        stages.append(Stage(index, features, columns, start, index == len(workload.blocks) - 1))
+        start = stages[-1].stop
+    result = Plan(
+        workload,
+        tuple(stages),
+        tuple(name for stage in stages for name in stage.features.names),
+        tuple(pair for f in workload.features if isinstance(f, Derive) for pair in f.expressions),
+        tuple(f for f in workload.features if isinstance(f, Enrich)),
+    )
+    _check_columns(result)
+    return result
+
+
+def _check_columns(plan: Plan) -> None:
+    """Evaluate every expression once, on one row of ones."""
+    where = f"workload {plan.workload.name!r}"
+    doubled = sorted({name for name in plan.names if plan.names.count(name) > 1})
+    if doubled:
+        raise DefinitionError(f"{where}: features: {doubled[0]!r} is defined twice")
+    base = len(plan.names) - len(plan.derived)
+    derive_columns(plan, np.ones(1, np.int64), np.ones((1, base)))
+
+
+def check_model(plan: Plan) -> None:
+    """DefinitionError where the model reads a column that the plan does not provide."""
+    missing = [name for name in plan.workload.model.features if name not in plan.names]
+    if missing:
+        raise DefinitionError(
+            f"workload {plan.workload.name!r}: model {plan.workload.model.version} reads {missing[0]!r}, which no feature provides; "
+            f"there are {', '.join(plan.names)}"
+        )
+
+
+class _Namespace(Columns):
+    """The columns of one batch by name."""
+
+    def __init__(self, at: I64, columns: dict[str, Column]):
+        self._at, self._columns = at, columns
+
+    def __getattr__(self, name: str) -> Column:
+        if name in self._columns:
+            return self._columns[name]
+        if name == "at":
+            return self._at.astype(np.float64)
+        if name == "hour":
+            return (self._at // 3_600_000 % 24).astype(np.float64)
+        if name == "weekday":
+            return ((self._at // DAY + 3) % 7).astype(np.float64)  # the epoch was a Thursday
+        raise DefinitionError(f"found no feature {name!r}, expected one of {', '.join(self._columns)}, at, hour, weekday")
+
+
+def derive_columns(
+    plan: Plan, at: I64, base: Column
+) -> Column:
+    """Append the derived columns to `base` f64[k, c], whose columns are the first of `plan.names`."""
+    if not plan.derived:
+        return base
+    width = base.shape[1]
+    out = np.empty((len(base), width + len(plan.derived)))
+    out[:, :width] = base
+    columns = {name: out[:, i] for i, name in enumerate(plan.names[:width])}
+    namespace = _Namespace(at, columns)
+    with np.errstate(all="ignore"):
+        for i, (name, expression) in enumerate(plan.derived, start=width):
+            try:
+                value = np.asarray(expression(namespace), np.float64)
+            except DefinitionError as error:
+                raise DefinitionError(f"workload {plan.workload.name!r}: derive({name}=…): {error}") from error
+            out[:, i] = np.where(np.isfinite(value), value, 0.0)
+            columns[name] = out[:, i]
+    return out
+
+
+def state_ttl(plan: Plan) -> int:
+    """How long the state of a silent key is kept, in ms."""
+    return duration(plan.workload.ttl)

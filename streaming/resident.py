@@ -1,0 +1,276 @@
+"""What the micro-batch operator holds: stages of a plan behind `process(bytes) -> bytes`.
+
+`open_stage` is called once for each operator instance, inside the TaskManager. A stage reads a request, runs the
+functions of `engine` on its columns, and writes a response; both layouts are in `schemas.frames`.
+"""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.onnx import Session
+from operators.join import Label
+from operators.kernels.ids import hash_ids
+from schemas import frames
+from schemas.codec import DeadLetter
+from schemas.frames import Request
+from streaming.engine import Decider, Events, Intake, Joiner, Labels, no_labels, update
+from streaming.kernels import read_heads, read_words
+from streaming.plan import Plan, Stage, plan
+from streaming.serving import Services, Serving
+from streaming.workloads import Reference, resolve
+
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+
+HEAD = np.dtype(
+    [("at", "<i8"), ("partition", "<i4"), ("offset", "<i8"), ("timestamp", "<i8"), ("key", "<i4"), ("value", "<i4")]
+)
+"""The fixed part of a source frame."""
+
+Texts = list[str]
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(Texts).decode
+
+
+class StageSpec(msgspec.Struct, frozen=True):
+    """What the job tells an operator: the workload, and which stage of its plan (-1: the join)."""
+
+    workload: Reference
+    stage: int
+    services: Services = Services()
+
+
+def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator":
+    """The stage that `spec`, a `StageSpec` as JSON, names."""
+    decoded = msgspec.json.decode(spec, type=StageSpec)
+    compiled = plan(resolve(decoded.workload))
+    serving = Serving(compiled, decoded.stage, decoded.services)
+    if decoded.stage < 0:
+        return JoinOperator(compiled, serving)
+    return FeatureOperator(compiled, compiled.stages[decoded.stage], serving)
+
+
+class _Outputs:
+    """Frames of a response with their tags."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.tags: list[bytes] = []
+
+    def add(self, tag: int, frames: Sequence[bytes]) -> None:
+        self.frames += frames
+        self.tags.append(bytes((tag,)) * len(frames))
+
+    def response(self, state_length: NDArray[np.int32], states: bytes) -> bytes:
+        return frames.build_response(self.frames, b"".join(self.tags), state_length, states, None)
+
+
+class _Arrivals:
+    """Source frames of a batch: values i.e. bytes or None, arrived i64[k] ms, and coordinates for dead letters."""
+
+    def __init__(self, request: Request, rows: NDArray[np.int64], topic: str):
+        start = request.start[rows]
+        buffer = np.frombuffer(request.buffer, np.uint8)
+        self._head = read_heads(buffer, start, HEAD.itemsize).reshape(-1).view(HEAD)
+        self._topic = topic
+        self._buffer = request.buffer
+        self._start = start + HEAD.itemsize
+        first = self._start + np.maximum(self._head["key"], 0)
+        last = first + np.maximum(self._head["value"], 0)
+        data = request.buffer
+        self.values: list[bytes | None] = [data[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+        for row in np.flatnonzero(self._head["value"] < 0).tolist():
+            self.values[row] = None
+        self.arrived: I64 = self._head["timestamp"]
+
+    def deadletter(self, workload: str, letter: DeadLetter) -> bytes:
+        """The record that `letter` is about, as it came, with reason and coordinates as headers."""
+        head = self._head[letter.index]
+        start = int(self._start[letter.index])
+        key = self._buffer[start : start + int(head["key"])] if head["key"] >= 0 else None
+        headers = {
+            "workload": workload, "reason": letter.kind, "detail": letter.detail, "topic": self._topic,
+            "partition": head["partition"], "offset": head["offset"], "timestamp": head["timestamp"],
+        }  # fmt: skip
+        pairs = [(name.encode(), str(value).encode()) for name, value in headers.items()]
+        return frames.sink(key, self.values[letter.index], pairs)
+
+
+class JoinOperator:
+    """Events and outcomes of one event id → labels for the stages that keep features of outcomes."""
+
+    def __init__(self, plan: Plan, serving: Serving):
+        self._plan = plan
+        self._serving = serving
+        self._intake = Intake(plan)
+        self._joiner = Joiner(plan)
+
+    def close(self, _: bytes) -> bytes:
+        """The operator ends."""
+        self._serving.close()
+        return b""
+
+    def process(self, buffer: bytes) -> bytes:
+        """Join one micro-batch: port 0 events, port 1 outcomes, keyed by event id."""
+        began = time.perf_counter()
+        request = frames.parse_request(buffer)
+        states = request.states()
+        before = states.copy()
+        labels = self._events(request, states)
+        outputs = _Outputs()
+        labels += self._outcomes(request, states, outputs)
+        for position, stage in enumerate(self._plan.labelled):
+            outputs.add(frames.ROW + stage.index, _label_rows(labels, stage, position))
+        changed = [after if after is not state else None for after, state in zip(states, before, strict=True)]
+        length = np.fromiter((-1 if state is None else len(state) for state in changed), np.int32, len(changed))
+        self._serving.batch(len(request.slot), time.perf_counter() - began)
+        return outputs.response(length, b"".join(state for state in changed if state is not None))
+
+    def _events(self, request: Request, states: list[bytes]) -> list[Label]:
+        rows = np.flatnonzero(request.port == frames.MAIN)
+        if not len(rows):
+            return []
+        arrivals = _Arrivals(request, rows, self._plan.workload.topics.events)
+        events, _ = self._intake(arrivals.values, arrivals.arrived)  # the first feature stage reports its dead letters
+        return self._joiner.events(events, states, request.slot[rows[events.index]].tolist())
+
+    def _outcomes(self, request: Request, states: list[bytes], outputs: _Outputs) -> list[Label]:
+        rows = np.flatnonzero(request.port == frames.SIDE)
+        if not len(rows):
+            return []
+        workload = self._plan.workload
+        arrivals = _Arrivals(request, rows, workload.topics.outcomes)
+        outcomes, kept, dead = self._joiner.decode(arrivals.values, arrivals.arrived)
+        outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
+        self._serving.dead(dead)
+        return self._joiner.outcomes(outcomes, states, request.slot[rows[kept]].tolist())
+
+
+def _label_rows(labels: Sequence[Label], stage: Stage, text: int) -> list[bytes]:
+    """Row frames of labels for `stage`, whose key is text number `text` of a label."""
+    if not labels:
+        return []
+    words = np.empty((len(labels), 3 + len(stage.columns)))
+    words[:, 0] = np.fromiter((label.origin for label in labels), np.int64, len(labels)).view(np.float64)
+    words[:, 1] = [label.label for label in labels]
+    words[:, 2] = hash_ids([label.id for label in labels]).view(np.float64)
+    words[:, 3:] = [[label.numbers[c] for c in stage.columns] for label in labels]
+    blob, size = words.tobytes(), words.shape[1] * 8
+    return [
+        frames.row(label.at, label.texts[text], blob[i * size : (i + 1) * size]) for i, label in enumerate(labels)
+    ]
+
+
+class FeatureOperator:
+    """The features of one entity, and after the last entity the decision."""
+
+    def __init__(self, plan: Plan, stage: Stage, serving: Serving):
+        self._plan = plan
+        self._stage = stage
+        self._serving = serving
+        self._intake = Intake(plan) if stage.index == 0 else None
+        self._decider = Decider(plan, Session(plan.workload.model), serving.lookup) if stage.last else None
+        self._carried = [other.index for other in plan.stages if other.index != stage.index]
+        self._words = len(plan.workload.numbers) + stage.start + 1
+
+    def close(self, _: bytes) -> bytes:
+        """The operator ends."""
+        self._serving.close()
+        return b""
+
+    def process(self, buffer: bytes) -> bytes:
+        """Features of one micro-batch: port 0 events, port 1 labels, keyed by the entity of the stage."""
+        began = time.perf_counter()
+        request = frames.parse_request(buffer)
+        outputs = _Outputs()
+        rows = np.flatnonzero(request.port == frames.MAIN)
+        events, slot = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
+        labels, told = self._labels(request)
+        features = self._stage.features
+        states = features.unpack(request.state_bytes(), request.state_length)
+        events, duplicates = update(self._stage, states, np.concatenate((told, slot)), events, labels)
+        packed, state_length = features.pack(states)
+        self._serving.publish(self._stage, events)
+        self._emit(events, outputs)
+        self._serving.duplicates(duplicates)
+        self._serving.batch(len(request.slot), time.perf_counter() - began)
+        return outputs.response(state_length, packed.tobytes())
+
+    def _arrive(self, request: Request, rows: I64, outputs: _Outputs) -> tuple[Events, NDArray[np.int32]]:
+        """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
+        assert self._intake is not None
+        workload = self._plan.workload
+        arrivals = _Arrivals(request, rows, workload.topics.events)
+        events, dead = self._intake(arrivals.values, arrivals.arrived)
+        slot = request.slot[rows[events.index]]
+        keys = [key.decode(errors="replace") for key in request.keys]
+        good = np.fromiter(
+            (keys[s] == entity for s, entity in zip(slot.tolist(), events.entities[0], strict=True)), np.bool_, len(slot)
+        )
+        for row in np.flatnonzero(~good).tolist():
+            detail = f"the record's key is {keys[slot[row]]!r}, its {self._stage.entity} {events.entities[0][row]!r}"
+            dead.append(DeadLetter(int(events.index[row]), "key-mismatch", detail[:500]))
+        outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
+        self._serving.dead(dead)
+        self._serving.arrived(arrivals.arrived)
+        return events.take(good), slot[good]
+
+    def _carry(self, request: Request, rows: I64) -> tuple[Events, NDArray[np.int32]]:
+        """Events of row frames, as the stage before wrote them."""
+        words = read_words(np.frombuffer(request.buffer, np.uint8), request.start[rows], self._words).view(np.float64)
+        numbers = len(self._plan.workload.numbers)
+        features = np.empty((len(rows), len(self._plan.keyed)))
+        features[:, : self._stage.start] = words[:, 1 + numbers : -1]
+        slot = request.slot[rows]
+        key_length = np.fromiter(map(len, request.keys), np.int64, len(request.keys))
+        first = request.start[rows] + 12 + key_length[slot] + 8 * self._words
+        spans = zip(first.tolist(), request.end[rows].tolist(), strict=True)
+        texts = [_unpack(request.buffer[a:b]) for a, b in spans]
+        entities: list[Texts] = [[] for _ in self._plan.stages]
+        for position, index in enumerate(self._carried, start=1):
+            entities[index] = [text[position] for text in texts]
+        keys = [key.decode() for key in request.keys]
+        entities[self._stage.index] = [keys[s] for s in slot.tolist()]
+        return Events(
+            np.arange(len(rows)), [text[0] for text in texts], tuple(entities),
+            np.ascontiguousarray(words[:, 0]).view(np.int64), np.ascontiguousarray(words[:, -1]).view(np.uint64),
+            np.ascontiguousarray(words[:, 1 : 1 + numbers]), features,
+        ), slot  # fmt: skip
+
+    def _labels(self, request: Request) -> tuple[Labels, NDArray[np.int32]]:
+        rows = np.flatnonzero(request.port == frames.SIDE)
+        width = len(self._stage.columns)
+        if not len(rows):
+            return no_labels(width), np.empty(0, np.int32)
+        words = read_words(np.frombuffer(request.buffer, np.uint8), request.start[rows], 3 + width).view(np.float64)
+        at, origin, label, hash = (np.ascontiguousarray(words[:, i]) for i in range(4))
+        return (
+            Labels(at.view(np.int64), origin.view(np.int64), label, hash.view(np.uint64), np.ascontiguousarray(words[:, 4:])),
+            request.slot[rows],
+        )
+
+    def _emit(self, events: Events, outputs: _Outputs) -> None:
+        """Rows for the next stage, or decisions."""
+        if self._decider is None:
+            outputs.add(frames.ROW + self._stage.index + 1, self._rows(events))
+            return
+        decided = self._decider(events)
+        keys = (key.encode() for key in events.entities[0])
+        outputs.add(frames.DECISION, [frames.sink(k, value) for k, value in zip(keys, decided.values, strict=True)])
+        self._serving.decided(decided)
+
+    def _rows(self, events: Events) -> list[bytes]:
+        numbers, hash = events.numbers, events.hash.view(np.float64)[:, None]
+        words = np.concatenate((numbers, events.features[:, : self._stage.stop], hash), axis=1)
+        blob, size = words.tobytes(), words.shape[1] * 8
+        following = self._stage.index + 1
+        carried = [events.entities[stage.index] for stage in self._plan.stages if stage.index != following]
+        rows = zip(events.at.tolist(), events.entities[following], events.ids, *carried, strict=True)
+        return [
+            frames.row(at, key.encode(), blob[i * size : (i + 1) * size] + _pack(texts))
+            for i, (at, key, *texts) in enumerate(rows)
+        ]

@@ -1,0 +1,330 @@
+"""The local stack: Kafka, Valkey and a Flink cluster as processes of this machine, stopped exactly.
+
+`up` starts what is needed and dead, keeps what lives, and waits until all of it answers; ports and data last
+from one start to the next. What runs is written to `home/stack.json`, so any later command finds, checks or
+stops it. A service whose address is set (MILLRACE_KAFKA, _REDIS, _FLINK) is used instead of a local one.
+"""
+
+import fcntl
+import json
+import secrets
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from schemas.errors import MillraceError, Unavailable
+from streaming import jvm, parts, process
+from streaming.parts import HOST, KINDS, Kind, Place
+from streaming.process import Identity
+from streaming.settings import Settings
+
+Progress = Callable[[str, str], None]
+"""Told of each part's name and what happens to it: starting, ready, kept, stopping, stopped, failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One service; `process` and `log` are None where it runs elsewhere or was never started."""
+
+    name: str
+    address: str
+    healthy: bool
+    process: Identity | None = None
+    log: Path | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id on this machine, if it runs on it and lives."""
+        return self.process.pid if self.process and self.process.alive() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack that is up: brokers `host:port`, Redis URL, Flink's REST URL and client configuration."""
+
+    kafka: str
+    redis: str
+    flink: str
+    flink_conf: Path
+    parts: tuple[Part, ...]
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the state file holds of one part: `id` is its name in Flink, `given` the addresses it was told."""
+
+    ports: list[int]
+    id: str = ""
+    process: Identity | None = None
+    given: dict[str, str] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self.process is not None and self.process.alive()
+
+
+class State:
+    """The state file: entries by part name, written whole and at once after every change."""
+
+    def __init__(self, home: Path) -> None:
+        self.file = home / "stack.json"
+        self.entries: dict[str, Entry] = {}
+        self._lock = threading.Lock()
+        try:
+            found = json.loads(self.file.read_text())
+            self.entries = {name: _entry(values) for name, values in found.items()}
+        except FileNotFoundError:
+            return
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Unavailable(
+                f"{self.file} is damaged ({error}); stop what runs by hand and delete it"
+            ) from error
+
+    def record(self, name: str, entry: Entry) -> None:
+        """Set one entry and write the file."""
+        with self._lock:
+            self.entries[name] = entry
+            text = json.dumps({name: asdict(entry) for name, entry in self.entries.items()}, indent=1)
+            fresh = self.file.with_suffix(".new")
+            fresh.write_text(text)
+            fresh.replace(self.file)
+
+
+def _entry(values: dict[str, object]) -> Entry:
+    known = dict(values)
+    if known.get("process"):
+        known["process"] = Identity(**known["process"])  # type: ignore[arg-type]
+    return Entry(**known)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One `up`, `down` or `kill` at a time for each home."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "stack.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _kind(name: str) -> Kind:
+    return KINDS[name.split("-")[0]]
+
+
+def _silent(name: str, happening: str) -> None:
+    """No progress wanted."""
+
+
+def _needed(settings: Settings) -> list[str]:
+    """Names of the parts that have to run here."""
+    managers = [f"taskmanager-{i}" for i in range(settings.taskmanagers)]
+    groups = [
+        ([] if settings.kafka else ["kafka"]),
+        ([] if settings.redis else ["valkey"]),
+        ([] if settings.flink else ["jobmanager", *managers]),
+    ]
+    return [name for group in groups for name in group]
+
+
+def _assign_ports(state: State, names: list[str]) -> None:
+    """Ports for the parts that will be started: those of their last start, where they are still free."""
+    dead = [name for name in names if name not in state.entries or not state.entries[name].alive]
+    counts = [_kind(name).ports for name in dead]
+    last = [
+        state.entries[name].ports if name in state.entries else [0] * n
+        for name, n in zip(dead, counts, strict=True)
+    ]
+    ports = process.free_ports(sum(counts), [port for group in last for port in group])
+    for name, count in zip(dead, counts, strict=True):
+        state.record(name, Entry(ports=ports[:count]))
+        del ports[:count]
+
+
+def _addresses(settings: Settings, state: State) -> dict[str, str]:
+    """Where everything is or will be: kafka, redis (URL), rest, jobmanager (RPC)."""
+
+    def local(name: str, index: int = 0) -> str:
+        entry = state.entries.get(name)
+        return f"{HOST}:{entry.ports[index]}" if entry else ""
+
+    valkey, rest = local("valkey"), local("jobmanager")
+    return {
+        "kafka": settings.kafka or local("kafka"),
+        "redis": settings.redis or (f"redis://{valkey}/0" if valkey else ""),
+        "rest": urlsplit(settings.flink).netloc if settings.flink else rest,
+        "jobmanager": local("jobmanager", 1),
+    }
+
+
+def _place(name: str, settings: Settings, state: State, given: Mapping[str, str]) -> Place:
+    entry = state.entries[name]
+    return Place(name, entry.id, settings.home / name, tuple(entry.ports), given, settings)
+
+
+def _asked_at(name: str, state: State) -> str:
+    """The address that answers for a part: the JobManager's for a TaskManager."""
+    entry = state.entries.get("jobmanager" if name.startswith("taskmanager") else name)
+    return f"{HOST}:{entry.ports[0]}" if entry else ""
+
+
+def up(settings: Settings, progress: Progress = _silent) -> Stack:
+    """Start what is needed and not running, all at once, and wait until every part answers.
+
+    Unavailable names the part that did not come up with the end of its log; the others are left running.
+    """
+    with _locked(settings.home):
+        state = State(settings.home)
+        names = _needed(settings)
+        _assign_ports(state, names)
+        given = _addresses(settings, state)
+        for name in names:
+            if name.startswith("taskmanager"):
+                _retire(name, state, given, progress)
+        with ThreadPoolExecutor(max_workers=len(names) + 3) as pool:
+            running = [pool.submit(_start, name, settings, state, given, progress) for name in names]
+            running += [
+                pool.submit(_existing, name, address) for name, address in _elsewhere(settings).items()
+            ]
+            errors = [error for done in as_completed(running) if (error := done.exception()) is not None]
+        for error in errors:
+            if not isinstance(error, MillraceError):
+                raise error
+        if errors:
+            raise Unavailable("\n".join(map(str, errors)))
+    return stack(settings)
+
+
+def _retire(name: str, state: State, given: dict[str, str], progress: Progress) -> None:
+    """Stop a TaskManager that was told addresses from before a service moved."""
+    entry = state.entries[name]
+    if entry.alive and entry.process and entry.given != given:
+        progress(name, "moving")
+        process.stop([entry.process], grace=10.0)
+
+
+def _start(name: str, settings: Settings, state: State, given: dict[str, str], progress: Progress) -> None:
+    """Start one part unless it lives, and wait until it answers."""
+    entry, kind = state.entries[name], _kind(name)
+    progress(name, "kept" if entry.alive else "starting")
+    if not entry.alive:
+        entry = Entry(entry.ports, f"{name}-{secrets.token_hex(3)}", given=given)
+        state.record(name, entry)
+        place = _place(name, settings, state, given)
+        launch = kind.launch(place)
+        entry.process = process.spawn(launch.command, launch.environment, place.output)
+        state.record(name, entry)
+    place = _place(name, settings, state, given)
+    deadline = time.monotonic() + kind.seconds
+    while not kind.healthy(_asked_at(name, state), entry.id):
+        if not entry.alive or time.monotonic() > deadline:
+            progress(name, "failed")
+            why = f"did not answer within {kind.seconds:.0f} s" if entry.alive else "ended while it started"
+            raise Unavailable(f"{name} {why}; from {parts.explanation(place)}")
+        time.sleep(0.05)
+    progress(name, "ready")
+
+
+def _elsewhere(settings: Settings) -> dict[str, str]:
+    """Services used instead of local ones, by the part they stand for."""
+    chosen = {"kafka": settings.kafka, "valkey": settings.redis, "jobmanager": settings.flink}
+    return {name: address for name, address in chosen.items() if address}
+
+
+def _existing(name: str, address: str) -> None:
+    """Unavailable if a service that is to be used does not answer."""
+    if not answers(name, address):
+        variable = {"kafka": "MILLRACE_KAFKA", "valkey": "MILLRACE_REDIS", "jobmanager": "MILLRACE_FLINK"}[
+            name
+        ]
+        raise Unavailable(f"{variable}={address} does not answer; correct it, or unset it to start one here")
+
+
+def answers(name: str, address: str) -> bool:
+    """Whether the service at `address`, which stands for the part `name`, is well."""
+    if name == "valkey":
+        # TLS servers don't speak before the handshake: that they listen has to do.
+        url = urlsplit(address)
+        if url.scheme == "rediss":
+            return parts.reachable(address)
+        address = f"{url.hostname}:{url.port or 6379}"
+    return KINDS[name].healthy(address, name)
+
+
+def status(settings: Settings) -> list[Part]:
+    """Every part that is needed or was started, asked now, all at once."""
+    state = State(settings.home)
+    elsewhere = _elsewhere(settings)
+    here = [name for name in {**dict.fromkeys(_needed(settings)), **state.entries} if name not in elsewhere]
+
+    def local(name: str) -> Part:
+        entry = state.entries.get(name)
+        if entry is None:
+            return Part(name, "", healthy=False)
+        place = _place(name, settings, state, {})
+        healthy = entry.alive and _kind(name).healthy(_asked_at(name, state), entry.id)
+        return Part(name, _asked_at(name, state), healthy, entry.process, place.log)
+
+    order = list(KINDS)
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        found = pool.map(local, here)
+        others = pool.map(lambda name: Part(name, elsewhere[name], answers(name, elsewhere[name])), elsewhere)
+        return sorted([*found, *others], key=lambda part: (order.index(part.name.split("-")[0]), part.name))
+
+
+def stack(settings: Settings) -> Stack:
+    """Addresses of the stack that is up; Unavailable names the parts that are not."""
+    found = status(settings)
+    down_now = [
+        part.name
+        for part in found
+        if not part.healthy and part.name in {*_needed(settings), *_elsewhere(settings)}
+    ]
+    if down_now:
+        raise Unavailable(f"{', '.join(down_now)} in {settings.home} not up; run `millrace up`")
+    given = _addresses(settings, State(settings.home))
+    rest = settings.flink or f"http://{given['rest']}"
+    return Stack(
+        given["kafka"], given["redis"], rest.rstrip("/"), settings.home / "flink" / "conf", tuple(found)
+    )
+
+
+def down(settings: Settings, wipe: bool = False, progress: Progress = _silent) -> list[str]:
+    """Stop exactly what was started here; data stays unless `wipe`. Returns the names of what was running."""
+    if not settings.home.exists():
+        return []
+    with _locked(settings.home):
+        state = State(settings.home)
+        living = {
+            name: entry.process for name, entry in state.entries.items() if entry.alive and entry.process
+        }
+        # Flink first: a broker that still has clients waits for them.
+        for group in (("taskmanager", "jobmanager"), ("kafka", "valkey")):
+            chosen = {name: identity for name, identity in living.items() if name.startswith(group)}
+            for name in chosen:
+                progress(name, "stopping")
+            process.stop(chosen.values(), grace=15.0)
+            for name in chosen:
+                state.record(name, Entry(state.entries[name].ports))
+                jvm.adopt(settings.home / name, settings.cache)
+                progress(name, "stopped")
+        if wipe:
+            shutil.rmtree(settings.home)
+    return list(living)
+
+
+def kill(settings: Settings, name: str, number: int = signal.SIGKILL) -> Identity:
+    """Send a signal to one part, at once and without mercy: how faults are made. Returns what it was."""
+    entry = State(settings.home).entries.get(name)
+    if entry is None or entry.process is None or not entry.alive:
+        raise Unavailable(f"no {name} runs in {settings.home}")
+    entry.process.signal(number)
+    if number == signal.SIGKILL:
+        process.until_gone([entry.process], 10.0)
+    return entry.process

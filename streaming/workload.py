@@ -1,0 +1,161 @@
+"""Workloads: what an author declares. Open this module first.
+
+A workload is one frozen value that says what an event is, which features are kept for which entities, which model
+scores them and what is done about the score. Defining it runs nothing; a mistake in it fails on the spot and names
+the field, what was found and what was expected. `plan` turns it into stages, `replay` and `flink` run those.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import Artifact
+from models.policy import Policy
+from operators import Keyed
+from schemas.errors import DefinitionError
+from schemas.records import Event, Outcome
+from schemas.time import duration
+from schemas.topics import Topics
+
+Column = NDArray[np.float64]
+
+
+class Columns(Protocol):
+    """What a derived feature reads: every earlier feature and numeric event field, as float64[k] by its name.
+
+    Beside them `at` (i64[k], ms since the epoch), `hour` (0 to 23) and `weekday` (0 is Monday), both in UTC.
+    """
+
+    def __getattr__(self, name: str) -> Column: ...
+
+
+Expression = Callable[[Columns], Column]
+
+
+@dataclass(frozen=True)
+class Derive:
+    """Features computed from others, in this order, each a vectorised expression over columns."""
+
+    expressions: tuple[tuple[str, Expression], ...]
+
+
+@dataclass(frozen=True)
+class Enrich:
+    """Features that some batch job writes to Redis by entity, read once for each micro-batch.
+
+    `field` names them in the hash `millrace:{workload}:{entity}:{key}`; the feature is called `{entity}_{field}`.
+    `default` stands in for a value that is not there, and for all of them while Redis is (then the decision is
+    marked degraded).
+    """
+
+    entity: str
+    field: str
+    default: float
+
+    @property
+    def name(self) -> str:
+        """Name of the feature."""
+        return f"{self.entity}_{self.field}"
+
+
+def derive(**expressions: Expression) -> Derive:
+    """Derived features: `derive(night=lambda f: f.hour <= 6, amount_ratio=lambda f: f.amount / f.card_amount_mean_7d)`.
+
+    What is not finite (x / 0, log of 0) becomes 0; truth values become 0 and 1.
+    """
+    for name, expression in expressions.items():
+        if not callable(expression):
+            raise DefinitionError(f"derive({name}=…): found {expression!r}, expected a function of columns")
+    return Derive(tuple(expressions.items()))
+
+
+def enrich(entity: str, field: str, *, default: float) -> Enrich:
+    """A feature read from Redis: `enrich("card", "risk_tier", default=0.0)`."""
+    return Enrich(entity, field, float(default))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One streaming workload, from event to decision.
+
+    event and outcome: record types (subclasses of `Event` and `Outcome`); features: `by(entity, …)` blocks, the
+    first by the entity that keys the topic, then `derive` and `enrich`; inputs: the columns that `millrace train`
+    gives to a model (all of them where it is empty); budget: time from event to decision that
+    is promised; skew: how far in the future of its arrival an event may say it happened; ttl: how long the state of
+    a silent key is kept, and how long an event waits for its outcome.
+    """
+
+    name: str
+    event: type[Event]
+    features: tuple[Keyed | Derive | Enrich, ...]
+    model: Artifact
+    policy: Policy
+    inputs: tuple[str, ...] = ()
+    outcome: type[Outcome] | None = None
+    budget: str = "10ms"
+    skew: str = "5m"
+    ttl: str = "90d"
+
+    def __post_init__(self) -> None:
+        where = f"workload {self.name!r}"
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", self.name):
+            raise DefinitionError(f"{where}: name: expected lower-case letters, digits, - and _, up to 63")
+        if not (isinstance(self.event, type) and issubclass(self.event, Event)):
+            raise DefinitionError(f"{where}: event: found {self.event!r}, expected a subclass of schemas.records.Event")
+        if self.outcome is not None and not issubclass(self.outcome, Outcome):
+            raise DefinitionError(f"{where}: outcome: found {self.outcome!r}, expected a subclass of schemas.records.Outcome")
+        for name in ("budget", "skew", "ttl"):
+            try:
+                duration(getattr(self, name))
+            except DefinitionError as error:
+                raise DefinitionError(f"{where}: {name}: {error}") from error
+        self._check_features(where)
+
+    def _check_features(self, where: str) -> None:
+        if not self.blocks:
+            raise DefinitionError(f'{where}: features: found no by(…), expected at least one, as by("card", count("1d"))')
+        if self.features and not isinstance(self.features[0], Keyed):
+            raise DefinitionError(f"{where}: features: the first must be a by(…): it names the key of {self.topics.events}")
+        fields = ", ".join(self.strings)
+        entities = [block.entity for block in self.blocks]
+        for entity in entities:
+            if entity not in self.strings:
+                raise DefinitionError(f"{where}: by({entity!r}, …): {self.event.__name__} has no such text field, only {fields}")
+        for read in (feature for feature in self.features if isinstance(feature, Enrich)):
+            if read.entity not in entities:
+                raise DefinitionError(f"{where}: enrich({read.entity!r}, …): expected an entity of a by(…): {', '.join(entities)}")
+        if len({block.entity for block in self.blocks}) < len(self.blocks):
+            raise DefinitionError(f"{where}: features: two by(…) of the same entity; put all its folds into one")
+
+    @cached_property
+    def blocks(self) -> tuple[Keyed, ...]:
+        """The `by` blocks, in order."""
+        return tuple(feature for feature in self.features if isinstance(feature, Keyed))
+
+    @cached_property
+    def numbers(self) -> tuple[str, ...]:
+        """Numeric fields of an event, `id` and `at` left out."""
+        return self._fields(int, float)
+
+    @cached_property
+    def strings(self) -> tuple[str, ...]:
+        """Text fields of an event, `id` left out: its possible entities."""
+        return self._fields(str)
+
+    def _fields(self, *types: type) -> tuple[str, ...]:
+        info = msgspec.inspect.type_info(self.event)
+        assert isinstance(info, msgspec.inspect.StructType)
+        wanted = {int: msgspec.inspect.IntType, float: msgspec.inspect.FloatType, str: msgspec.inspect.StrType}
+        kinds = tuple(wanted[type] for type in types)
+        return tuple(f.name for f in info.fields if isinstance(f.type, kinds) and f.name not in ("id", "at"))
+
+    @property
+    def topics(self) -> Topics:
+        """Names of the topics of the workload."""
+        return Topics(self.name)

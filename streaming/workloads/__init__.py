@@ -1,0 +1,114 @@
+"""Finding workloads: the ones in this folder, those that packages register, and files by path.
+
+One file holds one workload: a `Workload`, or a function that returns one and whose keyword arguments are the
+parameters that `--set NAME=VALUE` overrides. Packages register theirs under the entry point `millrace.workloads`.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from schemas.errors import DefinitionError
+from streaming.workload import Workload
+
+Definition = Workload | Callable[..., Workload]
+
+GROUP = "millrace.workloads"
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """A workload as it travels to a cluster: a name, or a file with its text, and overridden parameters."""
+
+    name: str
+    source: str | None = None
+    set: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+def reference(name: str, overrides: Mapping[str, str]) -> Reference:
+    """The reference to workload `name`: one that `names` lists, or the path of a Python file."""
+    if not name.endswith(".py"):
+        return Reference(name, None, dict(overrides))
+    path = Path(name)
+    try:
+        return Reference(str(path), path.read_text(), dict(overrides))
+    except OSError as error:
+        raise DefinitionError(f"workload {name}: {error.strerror}; expected a Python file that defines one") from error
+
+
+def names() -> list[str]:
+    """Every workload known by name."""
+    own = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted({*own, *(entry.name for entry in importlib.metadata.entry_points(group=GROUP))})
+
+
+def resolve(reference: Reference) -> Workload:
+    """The workload that `reference` names, with its overridden parameters."""
+    return _build(_definition(reference), reference)
+
+
+def load(name: str, overrides: Mapping[str, str] | None = None) -> Workload:
+    """The workload `name` (or path), with parameters overridden."""
+    return resolve(reference(name, overrides or {}))
+
+
+def _definition(reference: Reference) -> Definition:
+    if reference.source is not None:
+        module = types.ModuleType("millrace_workload")
+        module.__file__ = reference.name
+        exec(compile(reference.source, reference.name, "exec"), module.__dict__)  # the author's own file
+        return _only(module, reference.name)
+    for entry in importlib.metadata.entry_points(group=GROUP, name=reference.name):
+        found: Definition = entry.load()
+        return found
+    if reference.name not in names():
+        raise DefinitionError(f"workload {reference.name!r}: expected {', '.join(names())}, or the path of a .py file")
+    return _only(importlib.import_module(f"{__name__}.{reference.name}"), reference.name)
+
+
+def _only(module: types.ModuleType, name: str) -> Definition:
+    """The one definition in `module`."""
+    found = {id(value): value for value in vars(module).values() if _is_definition(value, module)}
+    if len(found) != 1:
+        raise DefinitionError(f"workload {name}: found {len(found)} workloads in it, expected one")
+    return next(iter(found.values()))
+
+
+def _is_definition(value: object, module: types.ModuleType) -> bool:
+    if isinstance(value, Workload):
+        return True
+    return (
+        inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and inspect.signature(value).return_annotation in (Workload, "Workload")
+    )
+
+
+def parameters(definition: Definition) -> dict[str, inspect.Parameter]:
+    """The parameters that a definition declares."""
+    return {} if isinstance(definition, Workload) else dict(inspect.signature(definition).parameters)
+
+
+def describe_parameters(name: str) -> dict[str, object]:
+    """Declared parameters of workload `name`, with their defaults."""
+    return {key: p.default for key, p in parameters(_definition(reference(name, {}))).items()}
+
+
+def _build(definition: Definition, reference: Reference) -> Workload:
+    declared = parameters(definition)
+    values = {}
+    for key, text in reference.set.items():
+        if key not in declared:
+            listed = ", ".join(declared) or "none"
+            raise DefinitionError(f"--set {key}={text}: workload {reference.name!r} declares no {key!r}, only {listed}")
+        type = declared[key].default.__class__
+        try:
+            values[key] = msgspec.convert(text, type, strict=False)
+        except msgspec.ValidationError as error:
+            raise DefinitionError(f"--set {key}={text}: {error}") from error
+    return definition if isinstance(definition, Workload) else definition(**values)

@@ -1,0 +1,76 @@
+"""Card fraud: is this transaction one that its card's owner made?
+
+The first fifteen features are those of Reproducible Machine Learning for Credit Card Fraud Detection, chapter 3;
+the other twelve follow what became known of the card and of the terminal, outcome by outcome.
+"""
+
+from models import pretrained
+from models.policy import thresholds
+from operators import (
+    by,
+    count,
+    label_decay,
+    label_max,
+    label_mean,
+    label_rate,
+    label_run,
+    label_run_age,
+    label_since,
+    label_smoothed,
+    label_std,
+    max_,
+    mean,
+    since,
+)
+from schemas.fraud import FraudOutcome, Transaction
+from streaming.workload import Workload, derive
+
+WINDOWS = ("1d", "7d", "30d")
+
+BOOK = (
+    "amount", "weekend", "night",
+    "card_count_1d", "card_count_7d", "card_count_30d",
+    "card_amount_mean_1d", "card_amount_mean_7d", "card_amount_mean_30d",
+    "terminal_count_1d", "terminal_count_7d", "terminal_count_30d",
+    "terminal_label_rate_1d", "terminal_label_rate_7d", "terminal_label_rate_30d",
+)  # fmt: skip
+
+STREAMING = (
+    "card_amount_label_mean_false", "amount_z", "amount_to_mean", "amount_to_max",
+    "card_label_since_true", "card_since",
+    "terminal_label_since_true", "terminal_label_run", "terminal_label_run_age", "terminal_label_since_false",
+    "terminal_label_decay_14d", "terminal_label_smoothed",
+)  # fmt: skip
+
+
+def fraud(model: str = "fraud", review: float = 0.2, decline: float = 0.7) -> Workload:
+    """The workload; `model` is a shipped model or the folder of one, the others are thresholds of its score."""
+    return Workload(
+        name="fraud",
+        event=Transaction,
+        outcome=FraudOutcome,
+        features=(
+            by(
+                "card",
+                count(*WINDOWS), mean("amount", *WINDOWS), since(),
+                label_mean("amount"), label_std("amount"), label_max("amount"), label_since(),
+            ),
+            by(
+                "terminal",
+                count(*WINDOWS, delay="7d"), label_rate(*WINDOWS, delay="7d"),
+                label_since(of=True), label_run(), label_run_age(), label_since(of=False),
+                label_decay("14d"), label_smoothed(prior=0.01, weight=10),
+            ),
+            derive(
+                weekend=lambda f: f.weekday >= 5,
+                night=lambda f: f.hour <= 6,
+                amount_z=lambda f: (f.amount - f.card_amount_label_mean_false) / f.card_amount_label_std_false,
+                amount_to_mean=lambda f: f.amount / f.card_amount_label_mean_false,
+                amount_to_max=lambda f: f.amount / f.card_amount_label_max_false,
+            ),
+        ),
+        inputs=BOOK + STREAMING,
+        model=pretrained(model),
+        policy=thresholds(review=review, decline=decline, degraded="review"),
+        budget="10ms",
+    )  # fmt: skip

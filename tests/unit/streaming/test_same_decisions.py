@@ -1,0 +1,109 @@
+"""Replay and the operator's stages execute one plan: whatever the batches, they say the same, byte for byte."""
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+
+from schemas import frames
+from streaming.plan import plan
+from streaming.replay import Replay
+from streaming.resident import FeatureOperator, JoinOperator, StageSpec, open_stage
+from streaming.simulator import Spec, simulate
+from streaming.workloads import Reference, load
+
+NOW = 1_800_000_000_000
+
+Record = tuple[int, bytes, bytes]
+"""Port, key and frame."""
+
+
+class Operator:
+    """What the micro-batch operator does around a stage: batches of random size, and a state for each key."""
+
+    def __init__(self, stage: JoinOperator | FeatureOperator, chance: random.Random):
+        self._stage = stage
+        self._chance = chance
+        self._states: defaultdict[bytes, bytes] = defaultdict(bytes)
+
+    def run(self, records: Sequence[Record]) -> list[tuple[int, bytes]]:
+        """Outputs of `records`, as (tag, frame)."""
+        outputs, start = [], 0
+        while start < len(records):
+            end = start + self._chance.randint(1, 60)
+            outputs += self._batch(records[start:end])
+            start = end
+        return outputs
+
+    def _batch(self, records: Sequence[Record]) -> list[tuple[int, bytes]]:
+        keys = list(dict.fromkeys(key for _, key, _ in records))
+        request = frames.build_request(
+            [keys.index(key) for _, key, _ in records], [port for port, _, _ in records],
+            [frame for _, _, frame in records], keys, [self._states[key] for key in keys],
+        )  # fmt: skip
+        outputs, states, _ = frames.parse_response(self._stage.process(request))
+        self._states.update((key, state) for key, state in zip(keys, states, strict=True) if state is not None)
+        return outputs
+
+
+def source(value: bytes, key: bytes, offset: int) -> bytes:
+    """The frame of a record as a source reads it."""
+    return frames.write_source(frames.Source(json.loads(value)["at"], 0, offset, NOW, key, value))
+
+
+def keyed(frame: bytes) -> tuple[bytes, bytes]:
+    """A row frame with its key in front."""
+    length = int.from_bytes(frame[8:12], "little")
+    return frame[12 : 12 + length], frame
+
+
+def through_operators(events: list[bytes], outcomes: list[bytes], chance: random.Random) -> list[bytes]:
+    """Decisions of the fraud plan, one operator after the other, as a cluster in a backfill would order them."""
+    join, card, terminal = (
+        Operator(open_stage(msgspec.json.encode(StageSpec(Reference("fraud"), stage)).decode(), 0), chance)
+        for stage in (-1, 0, 1)
+    )
+    merged = [(json.loads(v)["at"], 0, json.loads(v)["id"], v) for v in events]
+    merged += [(json.loads(v)["at"], 1, json.loads(v)["event"], v) for v in outcomes]
+    merged.sort(key=lambda item: item[0])
+    labels = join.run([(port, id.encode(), source(v, id.encode(), 0)) for _, port, id, v in merged])
+    told = {tag: [(frames.SIDE, *keyed(frame)) for t, frame in labels if t == tag] for tag in (0, 1)}
+    by_card = [(frames.MAIN, json.loads(v)["card"].encode(), v) for v in events]
+    arrivals = [(port, key, source(v, key, i)) for i, (port, key, v) in enumerate(by_card)]
+    rows = card.run(interleave(told[0], arrivals, chance, time_of=lambda r: int.from_bytes(r[2][:8], "little")))
+    main = [(frames.MAIN, *keyed(frame)) for tag, frame in rows if tag == 1]
+    decided = terminal.run(interleave(told[1], main, chance, time_of=lambda r: int.from_bytes(r[2][:8], "little")))
+    return [frames.sink_parts(frame)[1] or b"" for tag, frame in decided if tag == frames.DECISION]
+
+
+def interleave(
+    told: list[Record], main: list[Record], chance: random.Random, time_of: Callable[[Record], int]
+) -> list[Record]:
+    """Events in their order, each label somewhere before the first event later than it."""
+    out: list[Record] = []
+    pending = sorted(told, key=time_of)
+    for record in main:
+        while pending and (time_of(pending[0]) < time_of(record) or chance.random() < 0.02):
+            out.append(pending.pop(0))
+        out.append(record)
+    return out + pending
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_operators_decide_as_replay_does(seed: int) -> None:
+    """If this fails, a decision depends on the runner, on how records were batched, or on when a label was read."""
+    transactions = simulate(Spec(cards=40, terminals=60, days=25, radius=20).seeded(seed))
+    events = [line.rstrip("\n").encode() for line in transactions.event_lines()]
+    outcomes = [line.rstrip("\n").encode() for line in transactions.outcome_lines()]
+    chance = random.Random(seed)
+    for _ in range(40):  # a producer's retries: the same record again, a little later
+        i = chance.randrange(len(events) - 30)
+        events.insert(i + chance.randrange(1, 30), events[i])
+    steps = list(Replay(plan(load("fraud")), NOW).run(events, outcomes))
+    expected = [value for step in steps for value in step.decided.values]
+    assert sum(step.duplicates for step in steps) == 40
+    assert len(expected) == len(transactions)
+    assert through_operators(events, outcomes, chance) == expected
