@@ -31,7 +31,7 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --no-cache | grep -E 'KEPT|BROKEN|Contracts:|->' 
+	@found=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$found"; exit 1; }
 	$(BIN)/python tests/budgets.py
 
 check: lint

@@ -104,7 +104,22 @@ def fit(
         )
     boosters = [_train(rows[s:], label[s:], weights[s:], p, trees) for s in starts]
     scores = np.mean([b.predict(rows, num_threads=p.threads) for b in boosters], axis=0)
-    made = {
+    onnx = graph.boosted([list(_trees(b)) for b in boosters], len(features))
+    artifact = pack(
+        name,
+        onnx,
+        tuple(features),
+        rows,
+        scores,
+        recipe=_recipe(p, trees, label) | dict(recipe or {}),
+        metrics=measured,
+    )
+    _agree(artifact, rows, scores)
+    return artifact
+
+
+def _recipe(p: Boosting, trees: int, label: NDArray[np.float64]) -> dict[str, object]:
+    return {
         "how": "models.boosting.fit",
         "settings": asdict(p) | {"memory_days": ["all" if np.isinf(d) else d for d in p.memory_days]},
         "trees": trees,
@@ -112,12 +127,6 @@ def fit(
         "positives": int(label.sum()),
         "versions": {n: version(n) for n in ("lightgbm", "onnx", "numpy")},
     }
-    onnx = graph.boosted([list(_trees(b)) for b in boosters], len(features))
-    artifact = pack(
-        name, onnx, tuple(features), rows, scores, recipe=made | dict(recipe or {}), metrics=measured
-    )
-    _agree(artifact, rows, scores)
-    return artifact
 
 
 def _check(

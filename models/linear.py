@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models import graph
 from models.artifact import GOLDEN, Artifact, pack
 
 
@@ -18,6 +17,8 @@ def linear(
 
     `baseline` is what a feature's value usually is (0 where not given); reason codes compare with it.
     """
+    from models import graph  # brings onnx, which commands that only read a workload can do without
+
     w = np.array(list(weights.values()), np.float64)
     usual = np.array([(baseline or {}).get(f, 0.0) for f in weights], np.float64)
     scale = 1 / np.maximum(
@@ -37,6 +38,8 @@ def trees(n: int = 100, depth: int = 5, n_features: int = 27, seed: int = 0, nam
 
     It costs what a trained one of that size costs and means nothing. The same arguments give the same bytes.
     """
+    from models import graph
+
     rng = np.random.default_rng(seed)
     inner, size = 2**depth - 1, 2 ** (depth + 1) - 1
     feature = rng.integers(0, n_features, (n, inner))

@@ -4,9 +4,10 @@ Declarations only: each function checks what it is given and returns a value; `o
 feature is named by its parts: `card_count_1d`, `card_amount_mean_7d`, `terminal_label_rate_30d`.
 
 Windows are (t - delay - window, t - delay] at an event's time t, over the events of its key processed so far,
-itself included. They are exact while what they cover fits the key's ring; of what left the ring, whole panes of
-a twelfth of the window (more with a long delay) count when they overlap it. Where nothing is known a feature is 0,
-and times since are capped (`never`), so that every feature is a finite number. Missing values (NaN) are left out.
+itself included. They are exact while what they cover fits the key's ring; of what left the ring, whole panes
+of a twelfth of the window (more with a long delay) count when they overlap it. Where nothing is known a
+feature is 0, and times since are capped (`never`), so that every feature is a finite number. Missing values
+(NaN) are left out.
 """
 
 from dataclasses import dataclass
@@ -73,26 +74,20 @@ def by(
 ) -> Keyed:
     """Features for each value of the event field `entity`.
 
-    For each key: `ring` events (and as many true labels) are kept whole, `ids` event ids are known as duplicates,
-    and up to `labels` labels wait to be folded until they are `lateness` older than the key's newest event. An
-    event later than that sees every label folded before it came.
+    For each key: `ring` events (and as many true labels) are kept whole, `ids` event ids are known as
+    duplicates, and up to `labels` labels wait to be folded until they are `lateness` older than the key's
+    newest event. An event later than that sees every label folded before it came.
     """
     where = f"by({entity!r})"
     name(entity, where)
     if not aggregates:
-        raise DefinitionError(
-            f"{where}: found no feature, expected at least one; write for example count('1d')"
-        )
+        raise DefinitionError(f"{where}: found no feature, expected at least one; write for example count('1d')")
     for aggregate in aggregates:
         if not isinstance(aggregate, Aggregate):
-            raise DefinitionError(
-                f"{where}: found {aggregate!r}, expected a feature; write for example count('1d')"
-            )
+            raise DefinitionError(f"{where}: found {aggregate!r}, expected a feature; write for example count('1d')")
     for setting, number in (("ring", ring), ("ids", ids), ("labels", labels)):
         if not isinstance(number, int) or not 1 <= number <= 65_536:
-            raise DefinitionError(
-                f"{where}: found {setting}={number!r}, expected a whole number from 1 to 65536"
-            )
+            raise DefinitionError(f"{where}: found {setting}={number!r}, expected a whole number from 1 to 65536")
     keyed = Keyed(entity, aggregates, ring, ids, labels, duration(lateness, f"{where} lateness", zero=True))
     twice = {feature for feature in keyed.names if keyed.names.count(feature) > 1}
     if twice:

@@ -2,14 +2,15 @@
 
 `compile_features` lays out a key's row and fills the tables of `operators.kernels.tables`. A row (float64):
 the newest time, the heads of five rings, the label accumulators, the rings, the panes; it only exists while a
-batch is worked on. Its stored form (`operators.kernels.state`) has only what is used, and survives a change of the
-declarations.
+batch is worked on. Its stored form (`operators.kernels.state`) has only what is used, and survives a change
+of the declarations.
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -37,9 +38,9 @@ ROW_DTYPES: tuple[DTypeLike, ...] = (
 class EntityFeatures:
     """The compiled features of one entity.
 
-    `names`: the f output columns. `inputs`: the c event fields that `Rows.columns` holds, for events and labels.
-    `labelled`: whether labels are read at all. `width`: float64 words of a key's row. `fingerprint`: of all that
-    decides what a state means.
+    `names`: the f output columns. `inputs`: the c event fields that `Rows.columns` holds, for events and
+    labels. `labelled`: whether labels are read at all. `width`: float64 words of a key's row. `fingerprint`:
+    of all that decides what a state means.
     """
 
     entity: str
@@ -60,7 +61,8 @@ class EntityFeatures:
         features are 0. Rows of labels in `out` are left as they are.
         """
         fresh = np.empty(len(rows.slot), np.bool_)
-        rows = Rows(*(conform(array, dtype) for array, dtype in zip(rows, ROW_DTYPES, strict=True)))
+        arrays: tuple[NDArray[Any], ...] = rows
+        rows = Rows(*(conform(array, dtype) for array, dtype in zip(arrays, ROW_DTYPES, strict=True)))
         keyed.update(self.spec, states.reshape(-1), rows, out, fresh, self.scratch)
         return fresh
 
@@ -70,18 +72,15 @@ class EntityFeatures:
 
     def pack(self, states: Floats) -> tuple[Bits, NDArray[np.int32]]:
         """Stored form of rows f64[u, width]: one after the other, u64 words; bytes of each, i32[u]."""
-        return state.pack(
-            states.reshape(-1), len(states), self.width, self.spec.rings, self.sections, self.magic
-        )
+        return state.pack(states.reshape(-1), len(states), self.width, self.spec.rings, self.sections, self.magic)
 
-    def unpack(
-        self, stored: bytes | memoryview, lengths: NDArray[np.int32], into: Floats | None = None
-    ) -> Floats:
-        """Rows f64[u, width] of stored states, one after the other, of `lengths` i32[u] bytes (0: nothing yet).
+    def unpack(self, stored: bytes | memoryview, lengths: NDArray[np.int32], into: Floats | None = None) -> Floats:
+        """Rows f64[u, width] of stored states, one after the other, of `lengths` i32[u] bytes (0: nothing
+        yet).
 
-        `into` f64[>= u, width], if given, is filled and returned cut to u rows; memory that is used again costs
-        less. What an earlier declaration stored is kept as far as this one knows it. Raises MillraceError for
-        bytes that are not a state of this entity.
+        `into` f64[>= u, width], if given, is filled and returned cut to u rows; memory that is used again
+        costs less. What an earlier declaration stored is kept as far as this one knows it. Raises
+        MillraceError for bytes that are not a state of this entity.
         """
         u = len(lengths)
         states = np.empty((u, self.width)) if into is None else into[:u]
@@ -100,7 +99,7 @@ class EntityFeatures:
         return states
 
 
-def conform(array: NDArray[np.generic], dtype: DTypeLike) -> NDArray[np.generic]:
+def conform(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """`array` as the kernels are compiled for: of `dtype`, contiguous, aligned, writeable; copied if need be."""
     return array if array.dtype == dtype and array.flags.carray else np.array(array, dtype, order="C")
 
@@ -139,9 +138,9 @@ class Layout:
             self.words += span
 
     def panes(self, ring: int, text: str, kind: int, length: int, delay: int, reach: int) -> tuple[int, int, int]:
-        """Panes for a window: where, how many, of how many ms."""
-        pane = max(math.ceil(length / 12), math.ceil((length + delay) / 60))
-        number = math.ceil((length + delay) / pane) + 2
+        """Panes for a window and events late by the lateness: where, how many, of how many ms."""
+        pane = max(math.ceil(length / 12), math.ceil(reach / 60))
+        number = math.ceil(reach / pane) + 2
         words = number * (1 + PANE_WORDS[kind])
         self.section(f"{text},{length},{delay},{pane}", T.PANES, self.words, words, ring, fill=reach)
         self.words += words
@@ -162,16 +161,9 @@ class Compiler:
         self.event_fields = sorted(
             {a.field for a in self.folds if a.field is not None and not a.fold.startswith("label_")}
         )
-        self.label_fields = sorted(
-            {a.field for a in self.folds if a.field is not None and a.fold.startswith("label_")}
-        )
+        self.label_fields = sorted({a.field for a in self.folds if a.field is not None and a.fold.startswith("label_")})
         self.decays = sorted(
-            {
-                (a.field or "", duration(s))
-                for a in self.folds
-                if a.fold.startswith("decayed_")
-                for s in a.spans
-            }
+            {(a.field or "", duration(s)) for a in self.folds if a.fold.startswith("decayed_") for s in a.spans}
         )
         self.blocks: dict[tuple[int, str, int, int], int] = {}
         self.windows: dict[Window, Cell] = {}

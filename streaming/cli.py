@@ -5,7 +5,7 @@ import sys
 import typer
 
 from schemas.errors import MillraceError
-from streaming.commands import files, jobs, options, stack, topics
+from streaming.commands import bench, files, jobs, options, stack, topics
 
 app = typer.Typer(
     name="millrace",
@@ -14,12 +14,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (stack, jobs, topics, files):
+for module in (stack, jobs, topics, files, bench):
     module.register(app)
 
 
 def main() -> None:
-    """Run the command line. An error of ours is one message and exit code 1, or 2 when the author must act."""
+    """Run the command line. Our errors are one message and exit code 1, or 2 when the author must act."""
     try:
         app()
     except MillraceError as error:

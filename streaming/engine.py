@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from models.onnx import Session
 from models.policy import Batch
-from operators import Rows
+
 from operators.join import Join, Label
 from operators.kernels.ids import hash_ids
+from operators.kernels.tables import Rows
 from schemas.codec import DeadLetter, Decoder, encode
 from schemas.records import Event
 from schemas.time import duration

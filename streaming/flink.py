@@ -1,8 +1,9 @@
-"""Jobs on a Flink cluster: what one is made of, and how it is submitted, watched and stopped, over Flink's REST API.
+"""Jobs on a Flink cluster: what one is made of, and how it is submitted, watched and stopped over REST.
 
-A job is a value that knows nothing of workloads. The JobManager turns it into a graph (`java/millrace/Deploy.java`),
-so a submission starts no JVM here. The cluster must have been started with `jars.flink_lib()` as its library folder:
-from a job's own class loader a second Python job in the same TaskManager fails.
+A job is a value that knows nothing of workloads. The JobManager makes its graph
+(`java/millrace/Deploy.java`), so a submission starts no JVM here. The cluster must have been started with
+`jars.flink_lib()` as its library folder: from a job's own class loader a second Python job in the same
+TaskManager fails.
 """
 
 import json
@@ -27,8 +28,8 @@ TERMINAL = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
 
 @dataclass(frozen=True)
 class Key:
-    """How records are keyed: `row` of a row frame; `record`, the Kafka key, or where it is null the JSON field
-    `field` of the value; `json`, that field alone."""
+    """How records are keyed: `row`, of a row frame; `record`, the Kafka key or where it is null the text
+    field `field` of the JSON value; `json`, that field alone."""
 
     kind: Literal["record", "json", "row"]
     field: str = ""
@@ -36,7 +37,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Input:
-    """A topic that stages read. `times`: read event times, and give watermarks (only then can anything wait for it)."""
+    """A topic that stages read. `times`: with event times: only then can anything wait for it."""
 
     topic: str
     times: bool = False
@@ -44,7 +45,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Port:
-    """What a stage reads: the topic `source`, or what the stage with the uid `source` puts out under `tag`."""
+    """What a stage reads: the topic `source`, or what the stage of uid `source` puts out under `tag`."""
 
     source: str
     key: Key
@@ -53,10 +54,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Stage:
-    """One keyed Python stage: `opener` ("module:function") is called with `spec` and the index of the subtask.
+    """One keyed Python stage: `opener` ("module:function") is called with `spec` and the subtask's index.
 
-    control: a topic whose records all subtasks get; hold: main records wait for side records from before their
-    event time; ttl_ms: how long the state of a silent key is kept, 0 for ever.
+    control: a topic whose records all subtasks get; hold: main records wait for side records from before
+    their event time; ttl_ms: how long the state of a silent key is kept, 0 for ever.
     """
 
     uid: str
@@ -73,11 +74,11 @@ class Stage:
 class Job:
     """Everything that a deployment is. Stages stand in the order in which they read one another.
 
-    sinks: output tag → topic; batch, batch_bytes: limits of one call of Python; poll: most records of one fetch;
-    buffer_ms: how long Flink holds an unfilled network buffer; skew_ms: how far after its record's timestamp an
-    event time is believed; drift_ms: how far in event time one input may run ahead of another while catching up (it
-    bounds what waits in memory; 0 any); start: where inputs are read from without a savepoint; restarts: failures
-    after which the job gives up (None: never); settings: more of Flink's own.
+    sinks: output tag → topic; batch, batch_bytes: limits of one call of Python; poll: most records of one
+    fetch; buffer_ms: how long Flink holds an unfilled network buffer; skew_ms: how far after its record's
+    timestamp an event time is believed; drift_ms: how far in event time one input may run ahead of another
+    while catching up, which bounds what waits in memory (0: any); start: where inputs are read from without
+    a savepoint; restarts: failures in a row after which the job gives up (None: never); settings: of Flink.
     """
 
     name: str
@@ -116,7 +117,9 @@ class Job:
             if stage.uid in known or stage.uid in topics:
                 raise DefinitionError(f"job {self.name!r}: found the uid {stage.uid!r} twice, expected it once")
             if stage.hold and stage.side is None:
-                raise DefinitionError(f"job {self.name!r}, stage {stage.uid!r}: holds records, but has no side to wait for")
+                raise DefinitionError(
+                    f"job {self.name!r}, stage {stage.uid!r}: holds records, but has no side to wait for"
+                )
             known.add(stage.uid)
 
 
@@ -154,7 +157,17 @@ def describe(job: Job) -> str:
     if job.delivery == "exactly-once":
         # Longer than any restart; the broker allows no more than this by default.
         producer["transaction.timeout.ms"] = "900000"
-    entries = ("name", "brokers", "inputs", "stages", "sinks", "parallelism", "max_parallelism", "batch", "batch_bytes")
+    entries = (
+        "name",
+        "brokers",
+        "inputs",
+        "stages",
+        "sinks",
+        "parallelism",
+        "max_parallelism",
+        "batch",
+        "batch_bytes",
+    )
     whole = asdict(job)
     document = {name: whole[name] for name in (*entries, "skew_ms", "drift_ms", "start")} | {
         "exactly_once": job.delivery == "exactly-once",
@@ -167,7 +180,7 @@ def describe(job: Job) -> str:
 
 
 def submit(job: Job, address: str) -> str:
-    """Start `job` on the cluster whose REST API answers at `address` (http://host:port); returns the job's id.
+    """Start `job` on the cluster whose REST API is at `address` (http://host:port); returns the job's id.
 
     Topics that it reads must exist. MillraceError with the cluster's reason where it refuses.
     """
@@ -210,11 +223,9 @@ def wait_running(address: str, job: str, seconds: float = 60.0) -> None:
 
     def running() -> bool:
         # Not `/jobs/<id>`, which the JobManager answers from a cache that may be three seconds old.
-        found = next(one for one in _call(address, "GET", "/jobs/overview")["jobs"] if one["jid"] == job)
+        found = {one["jid"]: one for one in _call(address, "GET", "/jobs/overview")["jobs"]}[job]
         if found["state"] in TERMINAL:
-            raise MillraceError(
-                f"job {found['name']!r} is {found['state']}, expected RUNNING: {failure(address, job)}"
-            )
+            raise MillraceError(f"job {found['name']!r} is {found['state']}, expected RUNNING: {failure(address, job)}")
         tasks = found["tasks"]
         return bool(tasks["total"] and tasks["running"] == tasks["total"])
 
@@ -233,7 +244,7 @@ def failure(address: str, job: str) -> str:
 
 
 def root_cause(trace: str) -> str:
-    """The innermost cause in a Java stack trace, without the Java frames; a Python error as Python would name it."""
+    """The innermost cause in a Java stack trace, without Java frames; a Python error as Python names it."""
     cause = re.split(r"^\s*Caused by: ", trace, flags=re.MULTILINE)[-1]
     lines = [line for line in cause.strip().splitlines() if not _JAVA_FRAME.match(line)]
     return re.sub(r"^pemja\.core\.PythonException: <class '([\w.]+)'>", r"\1", "\n".join(lines))
@@ -243,11 +254,13 @@ def cancel(address: str, job: str, seconds: float = 30.0) -> None:
     """Cancel a job and wait until it has ended."""
     _call(address, "PATCH", f"/jobs/{job}?mode=cancel")
     if not _poll(lambda: state(address, job) in TERMINAL, seconds):
-        raise Unavailable(f"job {job}: found it {state(address, job)} {seconds:g} s after it was cancelled, expected its end")
+        raise Unavailable(
+            f"job {job}: found it {state(address, job)} {seconds:g} s after it was to end, expected its end"
+        )
 
 
 def stop_with_savepoint(address: str, job: str, folder: str, seconds: float = 120.0) -> str:
-    """Stop a job after a last savepoint below `folder` (a URI or an absolute path); returns the savepoint's path."""
+    """Stop a job after a last savepoint below `folder` (a URI or an absolute path); returns its path."""
     body = {"targetDirectory": folder, "drain": False}
     request = _call(address, "POST", f"/jobs/{job}/stop", body)["request-id"]
     answer: dict[str, Any] = {}
@@ -285,7 +298,10 @@ def _upload(address: str) -> str:
         "Content-Type: application/x-java-archive\r\n\r\n"
     )
     data = head.encode() + jar.getvalue() + f"\r\n--{boundary}--\r\n".encode()
-    answer = _send(address, "POST", "/jars/upload", data, f"multipart/form-data; boundary={boundary}", 30.0)
+    try:
+        answer = _send(address, "POST", "/jars/upload", data, f"multipart/form-data; boundary={boundary}", 30.0)
+    except MillraceError as error:
+        raise type(error)(f"{error} (a cluster takes jobs where `web.submit.enable` is true)") from error
     return str(answer["filename"]).rsplit("/", 1)[-1]
 
 
@@ -294,9 +310,7 @@ def _call(address: str, method: str, path: str, body: object = None, seconds: fl
     return _send(address, method, path, data, "application/json", seconds)
 
 
-def _send(
-    address: str, method: str, path: str, data: bytes | None, content: str, seconds: float
-) -> dict[str, Any]:
+def _send(address: str, method: str, path: str, data: bytes | None, content: str, seconds: float) -> dict[str, Any]:
     url = address.rstrip("/") + path
     request = urllib.request.Request(url, data, {"Content-Type": content}, method=method)
     try:

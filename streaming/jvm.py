@@ -2,7 +2,7 @@
 
 Half of what a JVM does in its first seconds is to load and verify the same classes as the last time. The
 first run of a part leaves them in an archive when it ends (`-XX:ArchiveClassesAtExit`); later runs map it. An
-archive that no longer fits (other jars, another JRE) has another name here, and the JVM would not use it either.
+archive that no longer fits (other jars, another JRE) has another name here, and the JVM would refuse it.
 """
 
 import hashlib

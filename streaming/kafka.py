@@ -130,8 +130,9 @@ def _led(topic: TopicMetadata | None) -> bool:
 
 def delete_topics(brokers: str, names: Iterable[str]) -> None:
     """Delete topics; one that is not there is fine."""
+    admin = AdminClient(_client(brokers))  # must outlive what it was asked for
     with _translated(brokers, "deleting topics"):
-        for done in AdminClient(_client(brokers)).delete_topics(list(names)).values():
+        for done in admin.delete_topics(list(names)).values():
             try:
                 done.result(timeout=TIMEOUT)
             except KafkaException as error:

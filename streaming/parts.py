@@ -203,7 +203,6 @@ def flink_config(place: Place) -> dict[str, object]:
     """Flink's configuration, the same for the JobManager, the TaskManagers and clients."""
     chosen, root = place.settings, place.settings.home / "flink"
     rest, _, rest_port = place.given["rest"].rpartition(":")
-    heap, direct = chosen.heap, 128
     return {
         "jobmanager.rpc.address": HOST,
         "jobmanager.rpc.port": int(place.given["jobmanager"].rpartition(":")[2]),
@@ -214,20 +213,7 @@ def flink_config(place: Place) -> dict[str, object]:
         "taskmanager.host": HOST,
         "taskmanager.bind-host": HOST,
         "taskmanager.numberOfTaskSlots": chosen.slots,
-        # Keyed state lives on the heap: managed memory would be lost to it.
-        "taskmanager.cpu.cores": 1.0,
-        "taskmanager.memory.framework.heap.size": "64m",
-        "taskmanager.memory.task.heap.size": f"{heap - 64}m",
-        "taskmanager.memory.framework.off-heap.size": f"{direct}m",
-        "taskmanager.memory.task.off-heap.size": f"{direct}m",
-        "taskmanager.memory.network.min": f"{direct}m",
-        "taskmanager.memory.network.max": f"{direct}m",
-        "taskmanager.memory.managed.size": "0m",
-        "taskmanager.memory.jvm-metaspace.size": "256m",
-        "taskmanager.memory.jvm-overhead.min": "192m",
-        "taskmanager.memory.jvm-overhead.max": "192m",
-        "jobmanager.memory.process.size": "768m",
-        "parallelism.default": 1,
+        **taskmanager_memory(chosen.heap),
         "state.backend.type": "hashmap",
         "execution.checkpointing.interval": f"{chosen.checkpoint} ms",
         "execution.checkpointing.dir": (root / "checkpoints").as_uri(),
@@ -250,6 +236,25 @@ def flink_config(place: Place) -> dict[str, object]:
         "python.client.executable": sys.executable,
         "env.java.opts.all": " ".join(FLINK_JVM),
     }
+
+
+def taskmanager_memory(heap: int) -> dict[str, object]:
+    """All sizes that a TaskManager started without Flink's scripts has to be told; `heap` is in MiB."""
+    sizes = {
+        "framework.heap.size": 64,
+        "task.heap.size": heap - 64,
+        "framework.off-heap.size": 128,
+        "task.off-heap.size": 128,
+        "network.min": 128,
+        "network.max": 128,
+        # Keyed state lives on the heap: managed memory would be lost to it.
+        "managed.size": 0,
+        "jvm-metaspace.size": 256,
+        "jvm-overhead.min": 192,
+        "jvm-overhead.max": 192,
+    }
+    memory = {f"taskmanager.memory.{name}": f"{size}m" for name, size in sizes.items()}
+    return {**memory, "taskmanager.cpu.cores": 1.0}
 
 
 def flink_process(place: Place, heap: str, options: tuple[str, ...], *words: str) -> Launch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from operators import EntityFeatures, compile_features
+from operators.keyed import EntityFeatures, compile_features
 from schemas.errors import DefinitionError
 from schemas.time import duration
 from streaming.workload import Column, Columns, Derive, Enrich, Expression, Workload

@@ -120,17 +120,16 @@ def free_ports(count: int, wanted: Iterable[int] = ()) -> list[int]:
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The lines of a log that explain a failure best: from the last error on, or the last ones."""
+    """The lines of a log that explain a failure: the last error and its causes, or just the last lines."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 65_536))
             text = file.read().decode(errors="replace").splitlines()
     except OSError as error:
         return f"({error})"
-    marks = [
-        i for i, line in enumerate(text) if any(m in line for m in ("ERROR", "FATAL", "Exception", "Error:"))
-    ]
-    start = max(0, len(text) - lines)
+    told = [line for line in text if not line.startswith(("\tat ", "\t... "))]
+    marks = [i for i, line in enumerate(told) if any(m in line for m in ("ERROR", "FATAL", "Caused by"))]
+    start = max(0, len(told) - lines)
     if marks and marks[-1] < start:
-        start = marks[-1]
-    return "\n".join(text[start : start + lines])
+        start = max(0, marks[-1] - 3)
+    return "\n".join(told[start : start + lines])

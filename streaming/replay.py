@@ -7,7 +7,6 @@ before the newest of them has met its event; each feature then counts only what 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,11 +118,3 @@ def _chunks(values: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Lines of a JSON-lines file without their newline; empty ones are left out."""
-    with path.open("rb") as file:
-        for line in file:
-            if stripped := line.rstrip(b"\r\n"):
-                yield stripped

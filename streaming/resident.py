@@ -100,19 +100,30 @@ class _Arrivals:
         return frames.sink(key, self.values[letter.index], pairs)
 
 
-class JoinOperator:
-    """Events and outcomes of one event id → labels for the stages that keep features of outcomes."""
+class _Operator:
+    """What an operator is asked beside `process`: these keep nothing that is not in keyed state."""
 
     def __init__(self, plan: Plan, serving: Serving):
         self._plan = plan
         self._serving = serving
-        self._intake = Intake(plan)
-        self._joiner = Joiner(plan)
+
+    def snapshot(self, _: bytes) -> bytes:
+        """What a checkpoint keeps of this object: nothing."""
+        return b""
 
     def close(self, _: bytes) -> bytes:
         """The operator ends."""
         self._serving.close()
         return b""
+
+
+class JoinOperator(_Operator):
+    """Events and outcomes of one event id → labels for the stages that keep features of outcomes."""
+
+    def __init__(self, plan: Plan, serving: Serving):
+        super().__init__(plan, serving)
+        self._intake = Intake(plan)
+        self._joiner = Joiner(plan)
 
     def process(self, buffer: bytes) -> bytes:
         """Join one micro-batch: port 0 events, port 1 outcomes, keyed by event id."""
@@ -165,22 +176,16 @@ def _label_rows(labels: Sequence[Label], stage: Stage, text: int) -> list[bytes]
     ]
 
 
-class FeatureOperator:
+class FeatureOperator(_Operator):
     """The features of one entity, and after the last entity the decision."""
 
     def __init__(self, plan: Plan, stage: Stage, serving: Serving):
-        self._plan = plan
+        super().__init__(plan, serving)
         self._stage = stage
-        self._serving = serving
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, Session(plan.workload.model), serving.lookup) if stage.last else None
         self._carried = [other.index for other in plan.stages if other.index != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
-
-    def close(self, _: bytes) -> bytes:
-        """The operator ends."""
-        self._serving.close()
-        return b""
 
     def process(self, buffer: bytes) -> bytes:
         """Features of one micro-batch: port 0 events, port 1 labels, keyed by the entity of the stage."""

@@ -10,6 +10,7 @@ from models.kernels import F
 def part(function: F) -> F:
     """Compile `function` into each kernel that calls it.
 
-    As a call of its own it would count references to every array it is given, atomically: five times its work.
+    As a call of its own it would count references to every array it is given, atomically: five times its
+    work.
     """
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function))

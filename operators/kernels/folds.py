@@ -1,7 +1,7 @@
 """Folds: zero, add, merge, value, over slices `a[o:]` of one float64 array (a key's row, or the scratch).
 
-The zero of every fold is a run of zeros, and its first word is the number of values folded. Windows, panes and
-labels are made of these.
+The zero of every fold is a run of zeros, and its first word is the number of values folded. Windows, panes
+and labels are made of these.
 
 - moments: n, sum, sum of squared deviations, minimum, maximum (Chan, Golub & LeVeque 1983 for the merge);
 - registers: HyperLogLog (Flajolet et al. 2007) with 128 registers of 6 bits, 8 in a word, standard error 9 %;
@@ -141,7 +141,7 @@ def mixed(x: float) -> np.uint64:
 
 
 @part
-def register_raise(a: Floats, o: int, r: int, rank: int) -> None:
+def register_raise(a: Floats, o: int, r: int | np.int64, rank: int | np.int64) -> None:
     """Raise register `r` to `rank`."""
     word = np.int64(a[o + 1 + r // 8])
     shift = 6 * (r % 8)

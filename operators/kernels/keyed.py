@@ -1,16 +1,18 @@
 """The kernel of keyed features: one call folds a batch of events and labels into the rows of their keys.
 
-An event sees this key's events with times in its window among those processed so far, itself included, and the
-labels known before its own time (strictly), however early they were read: labels wait in a ring sorted by
-(known, origin, id) and are folded for good only once they are older than the newest event less the lateness; the
-younger ones are added to a copy for each event.
+An event sees this key's events with times in its window among those processed so far, itself included, and
+the labels known before its own time (strictly), however early they were read: labels wait in a ring sorted by
+(known, origin, id) and are folded for good only once they are older than the newest event less the lateness;
+the younger ones are added to a copy for each event.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from models.kernels import kernel
-from operators.kernels import part
-from operators.kernels import folds
+from operators.kernels import folds, part
 from operators.kernels import rings as memory
 from operators.kernels import tables as T
 from operators.kernels.tables import Bits, Floats, Marks, Rows, Spec, Table
@@ -78,8 +80,8 @@ def label_catch_up(s: Floats, b: int, spec: Spec) -> None:
 def label_arrives(s: Floats, bits: Bits, b: int, spec: Spec, rows: Rows, i: int) -> bool:
     """Put label i of the batch among the pending ones; False if it has been there before.
 
-    When they are full the oldest is folded if every event to come may know it (or is late), else the label that
-    becomes known last is forgotten: too little is known then, never too much.
+    When they are full the oldest is folded if every event to come may know it (or is late), else the label
+    that becomes known last is forgotten: too little is known then, never too much.
     """
     ring = spec.rings[T.PENDING]
     if ring.cap == 0:
@@ -213,9 +215,7 @@ def label_as_of(s: Floats, b: int, spec: Spec, t: float, work: Floats, shift: in
                         work[g.acc] += 1.0
         visible += 1
     if spec.layout[T.RUN_AT] >= 0:
-        run_as_of(
-            s, b, spec.rings, visible, work, shift + spec.layout[T.RUN_AT], shift + spec.layout[T.LEGIT_AT]
-        )
+        run_as_of(s, b, spec.rings, visible, work, shift + spec.layout[T.RUN_AT], shift + spec.layout[T.LEGIT_AT])
 
 
 @part
@@ -242,7 +242,7 @@ def run_as_of(s: Floats, b: int, rings: Table, visible: int, work: Floats, run: 
 
 
 @part
-def value(g: Table, t: float, work: Floats) -> float:
+def value(g: Any, t: float, work: Floats) -> float:
     """One output column from the scratch."""
     if g.op == T.VALUE:
         return float(work[g.acc])
@@ -264,7 +264,7 @@ def value(g: Table, t: float, work: Floats) -> float:
 
 
 @kernel
-def update(spec: Spec, s: Floats, rows: Rows, out: Floats, fresh: Bits, scratch: int) -> None:
+def update(spec: Spec, s: Floats, rows: Rows, out: Floats, fresh: NDArray[np.bool_], scratch: int) -> None:
     """Fold a batch into the key rows `s` (flat), in order; write a feature row for each event that is fresh.
 
     `out` f64[k, outputs]: rows of labels are left as they are, of duplicates are zero. `fresh` bool[k]: False

@@ -1,8 +1,8 @@
 """Rings and panes: the bounded memory of a key's recent entries, and what is kept of those that left it.
 
 A time ring is sorted by its first column, entries of equal time in arrival order, so that it always holds the
-`cap` latest entries of all that ever came. An entry that leaves is folded into the panes of every aggregate over
-the ring: pane e of an aggregate covers [e * pane, (e + 1) * pane) ms and lives in slot e mod count.
+`cap` latest entries of all that ever came. An entry that leaves is folded into the panes of every aggregate
+over the ring: pane e of an aggregate covers [e * pane, (e + 1) * pane) ms and lives in slot e mod count.
 """
 
 from typing import Any
@@ -158,9 +158,10 @@ def retire(s: Floats, b: int, rings: Table, aggregates: Table, which: int) -> No
 
 @part
 def insert_event(s: Floats, b: int, rings: Table, aggregates: Table, decays: Table, horizon: int, work: Floats) -> None:
-    """Put the event `work[c:2c]` (time, fields, decayed sums) into the event ring; its decayed sums are set here.
+    """Put the event `work[c:2c]` (time, fields, decayed sums) into the event ring; the sums are set here.
 
-    Leaves the event before it in `work[:c]` (time -inf: none). Entries that no window can reach leave the ring.
+    Leaves the event before it in `work[:c]` (time -inf: none). Entries that no window can reach leave the
+    ring.
     """
     ring = rings[EVENTS]
     c = ring.columns

@@ -1,8 +1,9 @@
 """The stored form of a key's row: only what is used, in sections that say what they are.
 
-A state is 64-bit words: magic (entity << 32 | layout), checksum (sum of word j times 2j + 1), then sections, each
-one word `id << 32 | words` and its words. A section that the present declarations do not know is dropped; one that
-the state does not have begins empty; a ring stored with more entries than it may hold now keeps its latest.
+A state is 64-bit words: magic (entity << 32 | layout), checksum (sum of word j times 2j + 1), then sections,
+each one word `id << 32 | words` and its words. A section that the present declarations do not know is
+dropped; one that the state does not have begins empty; a ring stored with more entries than it may hold now
+keeps its latest.
 """
 
 from typing import Any
@@ -90,6 +91,12 @@ def copy(to: Bits, o: int, source: Bits, p: int, n: int) -> None:
 
 
 @part
+def size(word: np.uint64) -> int:
+    """Words of the section that begins with `word`."""
+    return int(np.int64(word & np.uint64(0xFFFFFFFF)))
+
+
+@part
 def find(words: Bits, begin: int, end: int, p: int, identity: int, known: bool) -> int:
     """Where section `identity` begins in words[begin:end]: at `p` or, if the layout is `known`, nowhere.
 
@@ -99,11 +106,11 @@ def find(words: Bits, begin: int, end: int, p: int, identity: int, known: bool) 
     if not known:
         q = begin
         while q < end and np.int64(words[q] >> np.uint64(32)) != identity:
-            q += 1 + np.int64(words[q] & np.uint64(0xFFFFFFFF))
+            q += 1 + size(words[q])
         q = q if q <= end else -2
     if q >= 0 and (q == end or np.int64(words[q] >> np.uint64(32)) != identity):
         q = -1
-    if q >= 0 and q + 1 + np.int64(words[q] & np.uint64(0xFFFFFFFF)) > end:
+    if q >= 0 and q + 1 + size(words[q]) > end:
         q = -2
     return q
 
@@ -163,7 +170,13 @@ def refused(words: Bits, begin: int, end: int, magic: np.uint64) -> int:
 
 @kernel
 def unpack(
-    words: Bits, lengths: NDArray[np.int32], s: Floats, width: int, rings: Table, sections: Table, magic: np.uint64
+    words: Bits,
+    lengths: NDArray[np.int32],
+    s: Floats,
+    width: int,
+    rings: Table,
+    sections: Table,
+    magic: np.uint64,
 ) -> tuple[int, int]:
     """Fill a row of `width` for each stored state (length 0: an empty row); (-1, 0), or a bad one and why."""
     bits = s.view(np.uint64)
@@ -181,7 +194,7 @@ def unpack(
             q = find(words, first, last, p, g.id, known)
             n = 0
             if q >= 0:
-                n = np.int64(words[q] & np.uint64(0xFFFFFFFF))
+                n = size(words[q])
                 p = q + 1 + n
             if g.kind <= T.COLUMN:
                 fits = load_column(s, bits, i * width, g, rings, words, q, n)

@@ -26,9 +26,10 @@ KNOWN, ORIGIN, ID, OF, FIELDS = range(5)
 # One sliding window over the times of a ring: (t - delay - length, t - delay], milliseconds.
 WINDOW = np.dtype([("ring", np.int64), ("length", np.float64), ("delay", np.float64)])
 
-# One fold over one column of one window. `acc`: its accumulator in the scratch; `panes` and `count`: where the
-# entries that left the ring are folded, by panes of `pane` ms; `shared`: continues the fold before it. Once the
-# newest entry that left is `reach` ms older than the key's newest event, the panes are as good as empty.
+# One fold over one column of one window. `acc`: its accumulator in the scratch; `panes` and `count`: where
+# the entries that left the ring are folded, by panes of `pane` ms; `shared`: continues the fold before it.
+# Once the newest entry that left is `reach` ms older than the key's newest event, the panes are as good as
+# empty.
 COUNT, MOMENTS, DISTINCT, QUANTILE = range(4)
 AGGREGATE = np.dtype(
     [(n, np.int64) for n in ("kind", "ring", "column", "window", "acc", "words", "panes", "count")]
@@ -48,11 +49,11 @@ VALUE, MEAN, VARIANCE, STD, MINIMUM, MAXIMUM, SUM, RATE, SINCE, FINITE = range(1
 LABEL_SINCE, DECAYED_LABELS, SMOOTHED, RUN_AGE = range(10, 14)
 OUTPUT = np.dtype([(n, np.int64) for n in ("op", "acc", "other")] + [("x", np.float64), ("y", np.float64)])
 
-# One section of a stored state: a block of `words`, one column of a ring, or panes (kept once their ring overflowed).
+# One section of a stored state: a block of `words`, one column of a ring, or panes (kept once their ring
+# overflowed).
 PLAIN, COLUMN, WORDS, PANES = range(4)
 SECTION = np.dtype(
-    [("id", np.int64), ("kind", np.int64), ("offset", np.int64), ("words", np.int64), ("ring", np.int64)]
-    + [("column", np.int64), ("fill", np.float64)]
+    [*((n, np.int64) for n in ("id", "kind", "offset", "words", "ring", "column")), ("fill", np.float64)]
 )
 
 # Entries of `Spec.layout`.
@@ -76,10 +77,10 @@ class Spec(NamedTuple):
 class Rows(NamedTuple):
     """A batch of k records in arrival order, as `EntityFeatures.update` takes it.
 
-    `slot` i32[k]: the row of `states` of the record's key. `port` u8[k]: 0 event, 1 label. `at` i64[k], ms: the
-    event's time, or when its label became known. `origin` i64[k], ms: a label's event's time. `label` f64[k]:
-    above 0.5 is true. `ids` u64[k]: hash of the event's id. `columns` f64[k, inputs], NaN where missing.
-    `origin` and `label` may be empty when no record is a label.
+    `slot` i32[k]: the row of `states` of the record's key. `port` u8[k]: 0 event, 1 label. `at` i64[k], ms:
+    the event's time, or when its label became known. `origin` i64[k], ms: a label's event's time. `label`
+    f64[k]: above 0.5 is true. `ids` u64[k]: hash of the event's id. `columns` f64[k, inputs], NaN where
+    missing. `origin` and `label` may be empty when no record is a label.
     """
 
     slot: NDArray[np.int32]

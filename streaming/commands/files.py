@@ -4,22 +4,19 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import numpy as np
 import typer
 
-from models.boosting import fit
-from models.metrics import average_precision, log_loss, roc_auc
 from schemas.decisions import Scored
 from schemas.errors import DefinitionError
 from streaming.commands import options
-from streaming.commands.options import Json, Name, Set
-from streaming.examples import ExampleWriter, Truth, read_examples
-from streaming.plan import check_model
-from streaming.replay import Replay, Step, read_lines
-from streaming.simulator import DAY, Spec, simulate
+from streaming.commands.options import Json, Name, Set, read_lines
+
+if TYPE_CHECKING:
+    from streaming.examples import Truth
+    from streaming.replay import Step
 
 File = Annotated[Path, typer.Option(exists=True, dir_okay=False)]
 
@@ -43,6 +40,8 @@ def simulate_command(
 
     Example: millrace simulate --days 60 --out data
     """
+    from streaming.simulator import Spec, simulate
+
     out.mkdir(parents=True, exist_ok=True)
     events, outcomes = out / "events.jsonl", out / "outcomes.jsonl"
     with options.err.status(f"simulating {days} days of {cards:,} cards"):
@@ -58,9 +57,11 @@ def simulate_command(
 def replay_command(
     workload: Name,
     events: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines.")],
-    outcomes: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")] = None,
+    outcomes: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Decisions, JSON lines.")] = None,
-    examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features with outcomes; .parquet or .jsonl.")] = None,
+    examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features, outcomes; .parquet or .jsonl.")] = None,
     deadletters: Annotated[Path | None, typer.Option(dir_okay=False, help="Refused records with reasons.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Write only the newest decision of each key.")] = False,
     set: Set = None,
@@ -70,6 +71,10 @@ def replay_command(
 
     Example: millrace replay fraud --events data/events.jsonl --outcomes data/outcomes.jsonl --out decisions.jsonl
     """
+    from streaming.examples import ExampleWriter
+    from streaming.plan import check_model
+    from streaming.replay import Replay
+
     plan = options.compiled(workload, set)
     check_model(plan)
     if examples is not None and outcomes is None:
@@ -95,7 +100,7 @@ def replay_command(
     options.show(result, as_json, "\n".join(f"{name:<20}{value}" for name, value in result.items()))
 
 
-def _truth(path: Path) -> Truth:
+def _truth(path: Path) -> "Truth":
     """Outcomes by event id; the first of an id counts, as in the join."""
 
     class Line(msgspec.Struct):
@@ -103,7 +108,8 @@ def _truth(path: Path) -> Truth:
         at: int
         label: bool
 
-    decoder, truth = msgspec.json.Decoder(Line), {}
+    decoder = msgspec.json.Decoder(Line)
+    truth: dict[str, tuple[int, bool]] = {}
     for line in read_lines(path):
         try:
             outcome = decoder.decode(line)
@@ -127,9 +133,10 @@ class _Writer:
         self._labels: list[bool] = []
         self._score = msgspec.json.Decoder(Scored)
 
-    def write(self, step: Step, truth: Truth) -> None:
+    def write(self, step: "Step", truth: "Truth") -> None:
         """Take one step."""
-        self._counts.update(decisions=len(step.events.ids), duplicates=step.duplicates, deadletters=len(step.deadletters))
+        self._counts.update(decisions=len(step.events.ids), duplicates=step.duplicates)
+        self._counts.update(deadletters=len(step.deadletters))
         self._actions.update(step.decided.actions)
         self._reasons.update(letter.kind for _, letter in step.deadletters)
         if self._newest is not None:
@@ -138,10 +145,12 @@ class _Writer:
             self._out.write(b"\n".join(step.decided.values) + b"\n")
         if self._dead is not None:
             for value, letter in step.deadletters:
-                line = {"reason": letter.kind, "detail": letter.detail, "value": (value or b"").decode(errors="replace")}
+                text = (value or b"").decode(errors="replace")
+                line = {"reason": letter.kind, "detail": letter.detail, "value": text}
                 self._dead.write(msgspec.json.encode(line) + b"\n")
         if truth:
-            known = [(truth.get(id), score) for id, score in zip(step.events.ids, step.decided.scores.tolist(), strict=True)]
+            scored = zip(step.events.ids, step.decided.scores.tolist(), strict=True)
+            known = [(truth.get(id), score) for id, score in scored]
             self._scores += [score for pair, score in known if pair is not None]
             self._labels += [pair[1] for pair, _ in known if pair is not None]
 
@@ -152,6 +161,10 @@ class _Writer:
 
     def result(self, seconds: float) -> dict[str, object]:
         """Counts, speed, and the quality of the scores where outcomes are known."""
+        import numpy as np
+
+        from models.metrics import average_precision, log_loss, roc_auc
+
         events = sum(self._counts.values())
         result: dict[str, object] = {
             "events": events, **{name: self._counts[name] for name in ("decisions", "deadletters", "duplicates")},
@@ -171,8 +184,8 @@ def train_command(
     workload: Name,
     examples: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="What `replay --examples` wrote.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the model: model.onnx and manifest.json.")],
-    skip_days: Annotated[int, typer.Option(min=0, help="Leave out the first days, whose windows are still filling.")] = 0,
-    until_day: Annotated[int | None, typer.Option(min=1, help="Train on what was known by then, counted from the first.")] = None,
+    skip_days: Annotated[int, typer.Option(min=0, help="Leave out the first days: windows still fill.")] = 0,
+    until_day: Annotated[int | None, typer.Option(min=1, help="Train on what was known by this day.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     set: Set = None,
     as_json: Json = False,
@@ -182,6 +195,10 @@ def train_command(
     Example: millrace train fraud --examples examples.parquet --out my-model
     Then: millrace deploy fraud --set model=my-model
     """
+    from models.boosting import Boosting, fit
+    from streaming.examples import read_examples
+    from streaming.simulator import DAY
+
     plan = options.compiled(workload, set)
     data = read_examples(examples)
     features = plan.workload.inputs or plan.names
@@ -192,7 +209,9 @@ def train_command(
     if not keep.any():
         raise DefinitionError(f"--skip-days {skip_days} --until-day {until_day}: no example of {examples} is left")
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
-        artifact = fit(data.columns(features)[keep], data.label[keep], features=features, name=plan.workload.name, seed=seed)
+        rows, params = data.columns(features)[keep], Boosting(seed=seed)
+        artifact = fit(rows, data.label[keep], features, plan.workload.name, at=data.at[keep], params=params)
     artifact.save(out)
-    result = {"model": artifact.version, "examples": int(keep.sum()), "out": str(out), "metrics": dict(artifact.metrics)}
-    options.show(result, as_json, f"{artifact.version} on {result['examples']:,} examples, in {out}\n{artifact.metrics}")
+    metrics = dict(artifact.metrics)
+    result = {"model": artifact.version, "examples": len(rows), "out": str(out), "metrics": metrics}
+    options.show(result, as_json, f"{artifact.version} on {len(rows):,} examples, in {out}\n{metrics}")

@@ -1,16 +1,16 @@
 """Commands on workloads and their jobs: list, describe, deploy, stop."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.errors import MillraceError
-from streaming import jobs, stack
 from streaming.commands import options
 from streaming.commands.options import Json, Name, Set
-from streaming.plan import check_model
-from streaming.settings import Settings, read
-from streaming.workloads import describe_parameters, load, names, reference
+
+if TYPE_CHECKING:
+    from streaming.settings import Settings
+    from streaming.stack import Stack
 
 Flink = Annotated[str | None, typer.Option("--flink", metavar="URL", help="REST address of another cluster.")]
 
@@ -28,6 +28,8 @@ def list_command(as_json: Json = False) -> None:
 
     Example: millrace list
     """
+    from streaming.workloads import load, names
+
     found = {}
     for name in names():
         try:
@@ -45,6 +47,9 @@ def describe_command(workload: Name, set: Set = None, as_json: Json = False) -> 
 
     Example: millrace describe fraud
     """
+    from streaming.plan import check_model
+    from streaming.workloads import describe_parameters
+
     plan = options.compiled(workload, set)
     check_model(plan)
     parameters = describe_parameters(workload)
@@ -57,8 +62,11 @@ def describe_command(workload: Name, set: Set = None, as_json: Json = False) -> 
     options.show(result, as_json, plan.describe() + ("\n" + declared if declared else ""))
 
 
-def services(flink: str | None, parallelism: int | None = None) -> tuple[Settings, stack.Stack]:
+def services(flink: str | None, parallelism: int | None = None) -> "tuple[Settings, Stack]":
     """Settings with the command's options on top, and the services to use."""
+    from streaming import stack
+    from streaming.settings import Settings, read
+
     settings = read()
     changed = {name: value for name, value in (("flink", flink), ("parallelism", parallelism)) if value is not None}
     settings = Settings(**({name: getattr(settings, name) for name in settings.__slots__} | changed))
@@ -69,7 +77,7 @@ def deploy_command(
     workload: Name,
     parallelism: Annotated[int | None, typer.Option(min=1, max=128, help="Parallel instances of every stage.")] = None,
     flink: Flink = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last savepoint and start from the oldest event.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start from the oldest event, not the savepoint.")] = False,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -77,6 +85,9 @@ def deploy_command(
 
     Example: millrace deploy fraud --parallelism 2 --set review=0.4
     """
+    from streaming import jobs
+    from streaming.workloads import reference
+
     settings, services_ = services(flink, parallelism)
     deployment = jobs.deployment(reference(workload, options.overrides(set)), services_, settings)
     with options.err.status(f"deploying {deployment.name}"):
@@ -98,6 +109,9 @@ def stop_command(
 
     Example: millrace stop fraud
     """
+    from streaming import jobs
+    from streaming.workloads import load
+
     settings, services_ = services(flink)
     name = load(workload).name
     with options.err.status(f"stopping {name}"):

@@ -4,22 +4,25 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from schemas.errors import DefinitionError
-from streaming.plan import Plan, plan
-from streaming.workloads import load
+
+if TYPE_CHECKING:
+    from streaming.plan import Plan
 
 T = TypeVar("T")
 
 out = Console()
 err = Console(stderr=True)
 
-Name = Annotated[str, typer.Argument(metavar="WORKLOAD", help="A name that `millrace list` shows, or the path of a .py file.")]
+Name = Annotated[
+    str, typer.Argument(metavar="WORKLOAD", help="A name that `millrace list` shows, or the path of a .py file.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Set = Annotated[
     list[str] | None,
@@ -39,8 +42,11 @@ def overrides(pairs: Iterable[str] | None) -> dict[str, str]:
     return parsed
 
 
-def compiled(name: str, pairs: Iterable[str] | None = None) -> Plan:
+def compiled(name: str, pairs: Iterable[str] | None = None) -> "Plan":
     """The plan of workload `name`."""
+    from streaming.plan import plan
+    from streaming.workloads import load
+
     return plan(load(name, overrides(pairs)))
 
 
@@ -64,3 +70,11 @@ def count_lines(path: Path) -> int:
     """Lines of a file, for a progress bar."""
     with path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Lines of a JSON-lines file without their newline; empty ones are left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if stripped := line.rstrip(b"\r\n"):
+                yield stripped

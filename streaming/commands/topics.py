@@ -4,7 +4,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import typer
@@ -12,10 +12,11 @@ import typer
 from schemas.topics import Topics
 from streaming import kafka, stack
 from streaming.commands import options
-from streaming.commands.options import Json, Name, Set
-from streaming.replay import read_lines
+from streaming.commands.options import Json, Name, Set, read_lines
 from streaming.settings import read
-from streaming.workload import Workload
+
+if TYPE_CHECKING:
+    from streaming.workload import Workload
 
 Fields = Callable[[bytes], tuple[str | None, int]]
 
@@ -40,7 +41,7 @@ def topic_configs(topics: Topics) -> dict[str, dict[str, str]]:
     return {name: {} for name in topics.all()}
 
 
-def lines(workload: Workload, events: Path | None, outcomes: Path | None, topics: Topics) -> Iterator[Line]:
+def lines(workload: "Workload", events: Path | None, outcomes: Path | None, topics: Topics) -> Iterator[Line]:
     """Records of both files in the order of event time (within each file: in its order), keyed as they must be."""
     parts = []
     if events is not None:
@@ -52,8 +53,10 @@ def lines(workload: Workload, events: Path | None, outcomes: Path | None, topics
 
 def _read(path: Path, topic: str, field: str) -> Iterator[Line]:
     """Lines of `path`. One that has no key or time is published as it is: the job says what is wrong with it."""
-    key_and_time = msgspec.defstruct("KeyAndTime", [(field, str), ("at", int)])
-    decoder, at = msgspec.json.Decoder(key_and_time), 0
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+        msgspec.defstruct("KeyAndTime", [(field, str), ("at", int)])
+    )
+    at = 0
     for value in read_lines(path):
         key = None
         try:
@@ -68,7 +71,7 @@ def publish_command(
     workload: Name,
     events: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines.")] = None,
     outcomes: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Records a second; as fast as possible by default.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Records a second; default: no limit.")] = None,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +81,9 @@ def publish_command(
     """
     if events is None and outcomes is None:
         raise typer.BadParameter("name a file: --events FILE, --outcomes FILE or both")
-    definition = options.compiled(workload, set).workload
+    from streaming.workloads import load
+
+    definition = load(workload, options.overrides(set))
     brokers = stack.stack(read()).kafka
     kafka.create_topics(brokers, topic_configs(definition.topics))
     total = sum(options.count_lines(path) for path in (events, outcomes) if path is not None)
@@ -98,7 +103,7 @@ def publish_command(
 
 def tail_command(
     workload: Name,
-    beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest, not with the next.")] = False,
+    beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     deadletters: Annotated[bool, typer.Option(help="Dead letters instead of decisions.")] = False,
 ) -> None:
@@ -106,7 +111,9 @@ def tail_command(
 
     Example: millrace tail fraud --from-beginning --limit 10
     """
-    topics = options.compiled(workload).workload.topics
+    from streaming.workloads import load
+
+    topics = load(workload).topics
     brokers = stack.stack(read()).kafka
     topic = topics.deadletters if deadletters else topics.decisions
     printed = 0

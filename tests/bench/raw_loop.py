@@ -44,10 +44,15 @@ class Decision(msgspec.Struct, gc=False):
     """What is decided about it."""
 
     id: str
+    workload: str
+    event: str
     at: int
     key: str
+    model: str
+    degraded: bool
     score: float
     action: str
+    reasons: tuple[str, ...] = ()
 
 
 @numba.njit(cache=True, nogil=True)
@@ -146,7 +151,7 @@ class Loop:
         return [
             {
                 "key": e.key,
-                "value": encode(Decision(e.id, e.at, e.key, p, "review" if p > limit else "approve")),
+                "value": encode(Decision(e.id, "reference", e.id, e.at, e.key, "raw", False, p, "review" if p > limit else "approve")),
             }
             for e, p in zip(events, self.score(rows), strict=True)
         ]

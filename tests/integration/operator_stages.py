@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,9 @@ from schemas import frames
 class Counter:
     """Counts records by key (in keyed state) and altogether (in the object), and writes down what it saw.
 
-    Every main record gives one decision `{"key", "seen", "total", "value"}`; side records are noted by the key, and
-    come with it (`told`), each after `pause` seconds. A value `boom` raises, `bad` is a dead letter, `timer T` sets a timer, `row` sends a row to
-    stage 1, `tag` uses a tag that nobody reads.
+    Every main record gives one decision; side records are noted by the key, each after `pause` seconds,
+    and come with it (`told`). A value `boom` raises, `bad` is a dead letter, `timer T` sets a timer,
+    `row` sends a row to stage 1, `tag` uses a tag that nobody reads.
     """
 
     def __init__(self, spec: str, subtask: int):
@@ -23,6 +24,7 @@ class Counter:
         self.announced: list[str] = []
 
     def process(self, buffer: bytes) -> bytes:
+        """One batch."""
         request = frames.parse_request(buffer)
         states = [json.loads(state) if state else {"seen": 0, "told": []} for state in request.states()]
         timer = np.full(len(states), frames.NONE, np.int64)
@@ -64,7 +66,7 @@ class Counter:
         except (ValueError, KeyError, TypeError, RecursionError):
             return "bad"
 
-    def _main(self, key: bytes, state: dict, value: str, record: bytes) -> list[tuple[int, bytes]]:
+    def _main(self, key: bytes, state: dict[str, Any], value: str, record: bytes) -> list[tuple[int, bytes]]:
         if value == "boom":
             raise ValueError("planted in the stage")
         if value == "bad":
@@ -86,15 +88,19 @@ class Counter:
         return tag, frames.sink(key, json.dumps(body).encode())
 
     def control(self, value: bytes) -> bytes:
+        """Note an announcement, and say so."""
         self.announced.append(value.decode())
         note = self._record(frames.SIGNAL, b"control", {"announced": value.decode()})
         return frames.build_response([note[1]], bytes([note[0]]), np.empty(0, np.int32), b"", None)
 
     def snapshot(self, _: bytes) -> bytes:
+        """The total."""
         return self.total.to_bytes(8, "little")
 
     def restore(self, snapshot: bytes) -> None:
+        """Add a total."""
         self.total += int.from_bytes(snapshot, "little")
 
     def close(self, _: bytes) -> bytes:
+        """Nothing to let go of."""
         return b""

@@ -244,7 +244,7 @@ class TestKafka:
         live.close()  # type: ignore[attr-defined]
 
     def test_an_end_behind_a_transaction_is_reached(self, running: Stack) -> None:
-        """If this fails, reading an exactly-once topic to its end waits for ever: the last offset is a marker."""
+        """If this fails, reading an exactly-once topic never ends, or shows aborted records."""
         topic = "transactions"
         kafka.create_topics(running.kafka, {topic: {}})
         for value, commit in ((b"kept", True), (b"aborted", False)):

@@ -17,8 +17,8 @@ DEPLOY = ROOT / "streaming" / "deploy"
 
 STRINGS = {"type": "array", "items": {"type": "string"}}
 NAMED = {"type": "object", "patternProperties": {r"^[a-zA-Z0-9._-]+$": True}, "additionalProperties": False}
-# The part of the Compose Specification that our file uses (github.com/compose-spec/compose-spec, 05-services.md):
-# an attribute that is not here is a typing error, or belongs here.
+# The part of the Compose Specification (github.com/compose-spec/compose-spec, 05-services.md) we use: an
+# attribute that is not here is a typing error, or belongs here.
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["services"],

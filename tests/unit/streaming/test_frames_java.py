@@ -1,4 +1,4 @@
-"""The byte codec from both sides: what Java writes is what `schemas.frames` writes, and each reads the other."""
+"""The byte codec from both sides: Java writes what `schemas.frames` writes, and each reads the other."""
 
 import json
 import struct
@@ -106,7 +106,10 @@ def respond(outputs: list[tuple[int, bytes]], states: list[bytes | None], timers
     )
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), RECORDS), max_size=20), st.lists(st.tuples(STATES, I64), max_size=20))
+@given(
+    st.lists(st.tuples(st.integers(0, 12), RECORDS), max_size=20),
+    st.lists(st.tuples(STATES, I64), max_size=20),
+)
 def test_response(twin: Twin, outputs: list[tuple[int, bytes]], keys: list[tuple[bytes | None, int]]) -> None:
     """A response is misread in Java: state of another key, lost output, wrong tag or timer."""
     buffer = respond(outputs, [state for state, _ in keys], [timer for _, timer in keys])
@@ -134,7 +137,8 @@ def frame_in(twin: Twin, record: frames.Source, times: bool = True, skew: int = 
 
 
 @given(
-    st.integers(0, 999), st.integers(0, 2**62), st.integers(-1, 2**45), st.none() | RECORDS, st.none() | RECORDS
+    st.integers(0, 999), st.integers(0, 2**62), st.integers(-1, 2**45),
+    st.none() | RECORDS, st.none() | RECORDS,
 )  # fmt: skip
 def test_source_of_any_bytes(
     twin: Twin, partition: int, offset: int, timestamp: int, key: bytes | None, value: bytes | None
@@ -143,7 +147,13 @@ def test_source_of_any_bytes(
     record = frames.Source(frames.NONE, partition, offset, timestamp, key, value)
     assert frame_in(twin, record, times=False) == frames.write_source(record)
     read = frames.read_source(frame_in(twin, record))
-    assert (read.partition, read.offset, read.timestamp, read.key, read.value) == (partition, offset, timestamp, key, value)
+    assert (read.partition, read.offset, read.timestamp, read.key, read.value) == (
+        partition,
+        offset,
+        timestamp,
+        key,
+        value,
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +186,7 @@ def test_event_time(twin: Twin, fields: dict[str, Any], at: Any) -> None:
 
 
 def test_event_time_of_doubled_fields(twin: Twin) -> None:
-    """Of two fields `at` Java believes the first and the stage the last, or one inside another object counts."""
+    """Of two fields `at` Java believes the first and the stage the last, or an inner one counts."""
     text = b'{"at": 1, "x": {"at": 7}, "y": [{"at": 8}], "at": 2}'
     assert frames.read_source(frame_in(twin, frames.Source(0, 0, 0, 5, None, text))).at == 2
 
@@ -208,7 +218,11 @@ def test_keys(twin: Twin, key: bytes, field: str, payload: bytes) -> None:
 )  # fmt: skip
 @settings(max_examples=60)
 def test_sink(
-    twin: Twin, tag: tuple[int, bytes], key: bytes | None, value: bytes | None, headers: list[tuple[bytes, bytes]]
+    twin: Twin,
+    tag: tuple[int, bytes],
+    key: bytes | None,
+    value: bytes | None,
+    headers: list[tuple[bytes, bytes]],
 ) -> None:
     """A decision or dead letter gets to the wrong topic, or loses its key, value or a header."""
     frame = bytes([tag[0]]) + frames.sink(key, value, headers)

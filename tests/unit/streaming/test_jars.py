@@ -28,12 +28,12 @@ def test_locks(name: str) -> None:
     dependencies = LockFile.load(jars.LOCKS / f"{name}.toml").dependencies
     first = dependencies[0]
     assert f"{first.groupId}:{first.artifactId}:{first.version}" == jars.COORDINATES[name]
-    assert all(len(dependency.sha256) == 64 for dependency in dependencies)
+    assert all(len(dependency.sha256 or "") == 64 for dependency in dependencies)
     assert len({(d.groupId, d.artifactId, d.classifier) for d in dependencies}) == len(dependencies)
 
 
 def test_environments_do_not_mix(cache: Path) -> None:
-    """The broker's Kafka client is in Flink, or the connector's in the broker, or something is there twice."""
+    """The broker's Kafka client is in Flink, or something is there twice."""
     broker = [jar.name for jar in jars.broker_classpath(cache)]
     flink = [path.name for path in jars.flink_lib(cache).iterdir()]
     assert "kafka-clients-4.3.1.jar" in broker
@@ -59,7 +59,7 @@ def test_library_is_built_once(cache: Path) -> None:
 
 def test_processes_do_not_collide(cache: Path) -> None:
     """Two processes that compile at the same time break one another's jar."""
-    program = "import sys; from pathlib import Path; from streaming import jars; print(jars.flink_lib(Path(sys.argv[1])))"
+    program = "import sys, pathlib; from streaming import jars; print(jars.flink_lib(pathlib.Path(sys.argv[1])))"
     command = [sys.executable, "-c", program, str(cache)]
     root = Path(jars.__file__).parents[1]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) for _ in range(3)]
@@ -95,8 +95,7 @@ def test_other_bytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     sums = {"good": jars._sha256(repository / "none-1.jar"), "bad": "0" * 64}
     for name, checksum in sums.items():
         (tmp_path / f"{name}.toml").write_text(
-            '[[dependencies]]\ngroupId = "none.millrace"\nartifactId = "none"\nversion = "1"\n'
-            f'sha256 = "{checksum}"\n'
+            f'[[dependencies]]\ngroupId = "none.millrace"\nartifactId = "none"\nversion = "1"\nsha256 = "{checksum}"\n'
         )
     [jar] = jars._environment("good", tmp_path)
     assert jar.read_bytes() == b"locked"

@@ -61,7 +61,7 @@ def test_empty_means_unset() -> None:
 
 
 def test_settings_are_frozen_and_folders_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If this fails, a service started from another folder writes elsewhere, or settings change under a job."""
+    """If this fails, a service started from another folder writes elsewhere, or settings can change."""
     monkeypatch.chdir(tmp_path)
     chosen = Settings()
     assert chosen.home == tmp_path / ".millrace"
