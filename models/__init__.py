@@ -13,7 +13,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 
 def pretrained(name: str) -> Artifact:
-    """A model from a folder of `model.onnx` and `manifest.json`: one that is shipped, by its name, or any, by its path."""
+    """A model from a folder of `model.onnx` and `manifest.json`: a shipped one by its name, any by its path."""
     shipped = SHIPPED / name
     folder = shipped if "/" not in name and shipped.is_dir() else Path(name)
     if not folder.is_dir():

@@ -31,9 +31,9 @@ class Boosting:
     models of different memory together were better than each (specs/learning.md). inf is all history.
     """
 
-    trees: int = 300
-    leaves: int = 31
-    rate: float = 0.04
+    trees: int = 150
+    leaves: int = 15
+    rate: float = 0.06
     leaf_rows: int = 50
     column_share: float = 0.6
     row_share: float = 0.8

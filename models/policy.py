@@ -80,9 +80,17 @@ class Thresholds:
         workload, model = batch.workload, batch.model
         return [
             Scored(
-                id=id, workload=workload, event=id, at=at, key=key, model=model, degraded=degraded,
-                score=score, action=action, reasons=why,
-            )  # fmt: skip
+                id=id,
+                workload=workload,
+                event=id,
+                at=at,
+                key=key,
+                model=model,
+                degraded=degraded,
+                score=score,
+                action=action,
+                reasons=why,
+            )
             for id, at, key, degraded, score, action, why in rows
         ], actions
 

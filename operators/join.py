@@ -41,7 +41,9 @@ class Join:
     def __init__(self, numbers: int):
         self._fixed = struct.Struct(f"<q{numbers}d")
 
-    def event(self, state: bytes, id: str, at: int, numbers: Sequence[float], texts: Sequence[str]) -> tuple[bytes, Label | None]:
+    def event(
+        self, state: bytes, id: str, at: int, numbers: Sequence[float], texts: Sequence[str]
+    ) -> tuple[bytes, Label | None]:
         """New state of `id` after its event; a label where the outcome was there already."""
         if not state:
             parts = [WAITING, self._fixed.pack(at, *numbers)]

@@ -1,4 +1,4 @@
-"""What Millrace says about an event. The body holds no clock and no chance: replaying an event writes the same bytes."""
+"""What Millrace says about an event. A body holds no clock and no chance: a replay writes the same bytes."""
 
 import msgspec
 

@@ -26,7 +26,7 @@ from schemas.errors import DefinitionError, Unavailable
 from streaming import flink, jobs, kafka, load
 from streaming.settings import Settings
 from streaming.stack import Stack
-from streaming.workloads import Reference
+from streaming.workloads import Reference, resolve
 
 Say = Callable[[str], None]
 Result = dict[str, float]
@@ -73,13 +73,17 @@ class Ours:
 
     def __init__(self, workload: str, stack: Stack, settings: Settings):
         self._stack, self._settings = stack, settings
-        self._deployment = jobs.deployment(Reference(workload), stack, settings, f"bench-{workload}-{secrets.token_hex(3)}")
+        self._deployment = jobs.deployment(
+            Reference(workload), stack, settings, f"bench-{workload}-{secrets.token_hex(3)}"
+        )
         topics = self._deployment.topics
         self.events, self.decisions, self.topics = topics.events, topics.decisions, topics.all()
         kafka.create_topics(stack.kafka, {name: {} for name in self.topics}, settings.parallelism)
         self._pids = [part.pid for part in stack.parts if part.name.startswith("taskmanager") and part.pid]
         if not self._pids:
-            raise DefinitionError("bench: found no TaskManager of the local stack, whose CPU time it measures; unset MILLRACE_FLINK")
+            raise DefinitionError(
+                "bench: found no TaskManager of the local stack, whose CPU time it measures; unset MILLRACE_FLINK"
+            )
 
     def start(self) -> None:
         """Deploy."""
@@ -112,7 +116,16 @@ class Raw:
 
     def start(self) -> None:
         """Start the process."""
-        words = ["--brokers", self._brokers, "--input", self.events, "--output", self.decisions, "--model", str(self._model)]
+        words = [
+            "--brokers",
+            self._brokers,
+            "--input",
+            self.events,
+            "--output",
+            self.decisions,
+            "--model",
+            str(self._model),
+        ]
         log = (self._folder / "raw.log").open("ab")
         self._process = subprocess.Popen([sys.executable, str(RAW_LOOP), *words], stdout=log, stderr=log)
 
@@ -137,7 +150,7 @@ def systems(workload: str, stack: Stack, settings: Settings, beside_raw: bool) -
         ends.callback(kafka.delete_topics, stack.kafka, ours.topics)
         found: list[Ours | Raw] = [ours]
         if beside_raw:
-            raw = Raw(ours, jobs.resolve(Reference(workload)).model.onnx, stack.kafka, Path(folder))
+            raw = Raw(ours, resolve(Reference(workload)).model.onnx, stack.kafka, Path(folder))
             ends.callback(kafka.delete_topics, stack.kafka, raw.topics)
             found.append(raw)
         yield found
@@ -212,7 +225,9 @@ def latency(
 def _latency_figures(parts: Sequence[Slice], rate: float) -> Result:
     latencies = np.concatenate([part.latencies for part in parts])
     sent = sum(part.sent for part in parts)
-    p50, p90, p99, p999 = np.percentile(latencies, [50, 90, 99, 99.9]).tolist() if len(latencies) else [float("nan")] * 4
+    p50, p90, p99, p999 = (
+        np.percentile(latencies, [50, 90, 99, 99.9]).tolist() if len(latencies) else [float("nan")] * 4
+    )
     return {
         "rate": rate, "sent": sent, "received": len(latencies), "p50_ms": round(p50, 2), "p90_ms": round(p90, 2),
         "p99_ms": round(p99, 2), "p999_ms": round(p999, 2),
@@ -255,10 +270,16 @@ def _drain(system: System, brokers: str, count: int) -> Result:
         system.stop()
     if not events:
         raise DefinitionError(f"--drain {count}: too few events to measure; try 1000000")
-    return {"events": count, "events_per_second": round(events / seconds), "cpu_us_per_event": round(cpu / events * 1e6, 2)}
+    return {
+        "events": count,
+        "events_per_second": round(events / seconds),
+        "cpu_us_per_event": round(cpu / events * 1e6, 2),
+    }
 
 
 def ratios(figures: dict[str, Result]) -> Result:
     """Ours over the raw loop's, figure by figure."""
     ours, raw = figures["millrace"], figures["raw"]
-    return {name: round(ours[name] / raw[name], 3) for name in ours if name not in ("rate", "sent", "received", "events")}
+    return {
+        name: round(ours[name] / raw[name], 3) for name in ours if name not in ("rate", "sent", "received", "events")
+    }

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from models.onnx import Session
 from models.policy import Batch
-
 from operators.join import Join, Label
 from operators.kernels.ids import hash_ids
 from operators.kernels.tables import Rows
@@ -116,7 +115,8 @@ class Intake:
             ahead = int(events.at[row] - arrived[row])
             detail = f"`at` is {ahead} ms after the record arrived, expected at most {self._skew}"
             dead.append(DeadLetter(int(events.index[row]), "future", detail))
-        return ~(future | infinite)
+        good: NDArray[np.bool_] = ~(future | infinite)
+        return good
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Joiner:
         return labels
 
     def outcomes(self, outcomes: Sequence[tuple[str, int, bool]], states: States[K], slots: Sequence[K]) -> list[Label]:
-        """Bring outcomes (event id, at, label) into the states of their ids; labels of events that were there already."""
+        """Bring outcomes (event id, at, label) into the states of their ids; labels of events that were there."""
         labels = []
         for slot, outcome in zip(slots, outcomes, strict=True):
             states[slot], label = self._join.outcome(states[slot], *outcome)

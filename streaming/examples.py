@@ -145,9 +145,10 @@ def _read_lines(path: Path) -> Examples:
     if not lines:
         raise DefinitionError(f"examples {path}: found none")
     names = tuple(lines[0].features)
-    for number, line in enumerate(lines, start=1):
-        if tuple(line.features) != names:
-            raise DefinitionError(f"examples {path}:{number}: found features {tuple(line.features)}, expected {names}")
+    for number, example in enumerate(lines, start=1):
+        if tuple(example.features) != names:
+            found = tuple(example.features)
+            raise DefinitionError(f"examples {path}:{number}: found features {found}, expected {names}")
     return Examples(
         names, [e.event for e in lines], [e.key for e in lines],
         np.array([e.at for e in lines], np.int64), np.array([e.label_at for e in lines], np.int64),

@@ -24,6 +24,8 @@ from streaming import jars
 
 _JAVA_FRAME = re.compile(r"\s*(at (?!.*\.py:)|\.\.\. \d+ more)")
 TERMINAL = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
+HOPELESS = 3
+"""A job that failed so often before it first ran will not run by itself."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,10 @@ def wait_running(address: str, job: str, seconds: float = 60.0) -> None:
         found = {one["jid"]: one for one in _call(address, "GET", "/jobs/overview")["jobs"]}[job]
         if found["state"] in TERMINAL:
             raise MillraceError(f"job {found['name']!r} is {found['state']}, expected RUNNING: {failure(address, job)}")
+        if found["state"] == "RESTARTING" and len(_failures(address, job)) >= HOPELESS:
+            raise MillraceError(
+                f"job {found['name']!r} failed {HOPELESS} times, expected it to run: {failure(address, job)}"
+            )
         tasks = found["tasks"]
         return bool(tasks["total"] and tasks["running"] == tasks["total"])
 
@@ -238,9 +244,14 @@ def wait_running(address: str, job: str, seconds: float = 60.0) -> None:
 
 def failure(address: str, job: str) -> str:
     """Why a job failed last: the root cause with its Python traceback; empty where nothing failed."""
-    found = _call(address, "GET", f"/jobs/{job}/exceptions")
-    entries = found.get("exceptionHistory", {}).get("entries", [])
+    entries = _failures(address, job)
     return root_cause(entries[0]["stacktrace"]) if entries else ""
+
+
+def _failures(address: str, job: str) -> list[dict[str, Any]]:
+    """The last failures of a job, the newest first."""
+    found = _call(address, "GET", f"/jobs/{job}/exceptions")
+    return list(found.get("exceptionHistory", {}).get("entries", []))
 
 
 def root_cause(trace: str) -> str:

@@ -1,6 +1,8 @@
 """Plan → job: deploying a workload to a Flink cluster, and stopping it so that it can go on where it was."""
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
     ttl = state_ttl(compiled)
 
     def spec(stage: int) -> str:
-        return msgspec.json.encode(StageSpec(deployment.reference, stage, deployment.services)).decode()
+        return msgspec.json.encode(StageSpec(deployment.reference, stage, deployment.services, topics.name)).decode()
 
     stages = []
     if joined:
@@ -94,16 +96,16 @@ def running(address: str, name: str) -> flink.Running | None:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A job that runs: its id, and the savepoint that it went on from."""
+    """A job that runs: its id, and the savepoint or checkpoint that it went on from."""
 
     id: str
     savepoint: str | None
 
 
 def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool = False) -> Deployed:
-    """Create the topics, submit the job and wait until every task runs.
+    """Create the topics, submit the job and wait until every task runs; where it does not, nothing is left running.
 
-    It goes on from the savepoint of the last `stop`; `fresh` starts from the oldest event instead.
+    It goes on from its newest state, as `newest` finds it; `fresh` starts from the oldest event instead.
     """
     existing = running(stack.flink, deployment.name)
     if existing is not None:
@@ -113,11 +115,35 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
         )
     partitions = settings.parallelism
     kafka.create_topics(stack.kafka, {name: {} for name in deployment.topics.all()}, partitions)
-    record = _record(settings, deployment.name)
-    savepoint = None if fresh or not record.exists() else str(json.loads(record.read_text())["savepoint"])
+    if fresh:
+        _remember(settings, deployment.name, None)
+    savepoint = newest(deployment.name, settings)
     id = flink.submit(to_job(deployment, stack.kafka, settings, savepoint), stack.flink)
-    flink.wait_running(stack.flink, id)
+    try:
+        flink.wait_running(stack.flink, id)
+    except MillraceError:
+        with suppress(MillraceError):  # the reason why it does not run is the one to tell
+            flink.cancel(stack.flink, id)
+        raise
     return Deployed(id, savepoint)
+
+
+def newest(name: str, settings: Settings) -> str | None:
+    """Where job `name` can go on: at the savepoint of its last `stop`, or at the last checkpoint of a run since then
+    that ended otherwise, with its JobManager for example. None where it has to begin with the oldest event."""
+    record = _record(settings, name)
+    since, savepoint = 0, None
+    if record.exists():
+        since, savepoint = record.stat().st_mtime_ns, json.loads(record.read_text())["savepoint"]
+    taken, checkpoint = max(_checkpoints(settings.home / "checkpoints" / name), default=(0, None))
+    return checkpoint.as_uri() if checkpoint is not None and taken > since else savepoint
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+    """When each checkpoint below `folder` was taken, and where it is. Flink names `_metadata` last: those are whole."""
+    for metadata in folder.glob("*/chk-*/_metadata"):
+        with suppress(FileNotFoundError):  # that of a stopped job may be on its way out
+            yield metadata.stat().st_mtime_ns, metadata.parent
 
 
 def stop(name: str, stack: Stack, settings: Settings, folder: str | None = None) -> str:
@@ -128,10 +154,15 @@ def stop(name: str, stack: Stack, settings: Settings, folder: str | None = None)
         raise DefinitionError(f"no job {name!r} runs on {stack.flink}; it knows {ended}")
     target = folder or (settings.home / "savepoints" / name).as_uri()
     savepoint = flink.stop_with_savepoint(stack.flink, job.id, target)
+    _remember(settings, name, savepoint)
+    return savepoint
+
+
+def _remember(settings: Settings, name: str, savepoint: str | None) -> None:
+    """Note where job `name` goes on, None for the beginning; older checkpoints no longer count."""
     record = _record(settings, name)
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"savepoint": savepoint, "flink": stack.flink}))
-    return savepoint
+    record.write_text(json.dumps({"savepoint": savepoint}))
 
 
 def _record(settings: Settings, name: str) -> Path:

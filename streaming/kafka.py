@@ -143,17 +143,17 @@ def delete_topics(brokers: str, names: Iterable[str]) -> None:
 def end_offsets(brokers: str, topic: str) -> dict[int, int]:
     """For each partition the offset its next record will get. DefinitionError if there is no such topic."""
     with _reader(brokers) as consumer, _translated(brokers, f"asking where {topic} ends"):
-        return _ends(consumer, brokers, topic)
+        return {partition: high for partition, (_, high) in _bounds(consumer, brokers, topic).items()}
 
 
-def _ends(consumer: Consumer, brokers: str, topic: str) -> dict[int, int]:
+def _bounds(consumer: Consumer, brokers: str, topic: str) -> dict[int, tuple[int, int]]:
+    """For each partition the offset of its oldest record, and the one that its next will get."""
     known = consumer.list_topics(topic, timeout=TIMEOUT).topics[topic]
     if known.error is not None or not known.partitions:
         raise DefinitionError(f"Kafka at {brokers} has no topic {topic!r}; deploy or publish creates it")
-    pairs = {
+    return {
         p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=TIMEOUT) for p in known.partitions
     }
-    return {partition: high for partition, (_, high) in pairs.items()}
 
 
 @contextmanager
@@ -190,12 +190,13 @@ def records(
     starts, None reads for ever and yields an empty list when nothing came for 0.1 s: the caller may stop.
     """
     with _reader(brokers) as consumer, _translated(brokers, f"reading {topic}"):
-        ends = _ends(consumer, brokers, topic)
-        offsets = dict.fromkeys(ends, -2 if start == "earliest" else -1) if isinstance(start, str) else start
-        if start == "latest":
-            offsets = ends  # resolved here and now: what is published after this call returns is seen
+        bounds = _bounds(consumer, brokers, topic)
+        ends = {partition: high for partition, (_, high) in bounds.items()}
+        # "latest" is resolved here and now: what is published after this call returns is seen
+        offsets = start if not isinstance(start, str) else ends if start == "latest" else {}
         goal = None if until is None else (ends if until == "end" else dict(until))
-        consumer.assign([TopicPartition(topic, p, offsets.get(p, -2)) for p in ends])
+        first = {p: max(offsets.get(p, 0), low) for p, (low, _) in bounds.items()}  # retention may have been there
+        consumer.assign([TopicPartition(topic, p, offset) for p, offset in first.items()])
         reached = dict.fromkeys(ends, 0)
         while goal is None or any(reached[p] < end for p, end in goal.items() if p in reached):
             messages = consumer.consume(batch, timeout=0.1)

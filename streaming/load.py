@@ -62,7 +62,10 @@ def values(workload: str, first: int, count: int, start_ms: int, step: float) ->
         at = start_ms + int((i - first) * step)
         if workload == "fraud":
             key = b"c%04d" % (a % 5000)
-            yield key, b'{"id":"%d","at":%d,"card":"%s","terminal":"m%04d","amount":%.2f}' % (i, at, key, b % 10_000, value)
+            yield (
+                key,
+                b'{"id":"%d","at":%d,"card":"%s","terminal":"m%04d","amount":%.2f}' % (i, at, key, b % 10_000, value),
+            )
         else:
             key = b"k%04d" % (a % 10_000)
             yield key, b'{"id":"%d","at":%d,"key":"%s","value":%.2f}' % (i, at, key, value)

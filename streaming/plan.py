@@ -99,7 +99,7 @@ def plan(workload: Workload) -> Plan:
             )
         if features.labelled and workload.outcome is None:
             raise DefinitionError(
-                f"workload {workload.name!r}: by({block.entity!r}, …) has features of labels: outcome= must say their type"
+                f"workload {workload.name!r}: by({block.entity!r}, …) reads labels: outcome= must say their type"
             )
         columns = tuple(workload.numbers.index(name) for name in features.inputs)
         stages.append(Stage(index, features, columns, start, index == len(workload.blocks) - 1))
@@ -130,7 +130,8 @@ def check_model(plan: Plan) -> None:
     missing = [name for name in plan.workload.model.features if name not in plan.names]
     if missing:
         raise DefinitionError(
-            f"workload {plan.workload.name!r}: model {plan.workload.model.version} reads {missing[0]!r}, which no feature provides; "
+            f"workload {plan.workload.name!r}: model {plan.workload.model.version} reads {missing[0]!r}, "
+            "which no feature provides; "
             f"there are {', '.join(plan.names)}"
         )
 
@@ -150,12 +151,12 @@ class _Namespace(Columns):
             return (self._at // 3_600_000 % 24).astype(np.float64)
         if name == "weekday":
             return ((self._at // DAY + 3) % 7).astype(np.float64)  # the epoch was a Thursday
-        raise DefinitionError(f"found no feature {name!r}, expected one of {', '.join(self._columns)}, at, hour, weekday")
+        raise DefinitionError(
+            f"found no feature {name!r}, expected one of {', '.join(self._columns)}, at, hour, weekday"
+        )
 
 
-def derive_columns(
-    plan: Plan, at: I64, base: Column
-) -> Column:
+def derive_columns(plan: Plan, at: I64, base: Column) -> Column:
     """Append the derived columns to `base` f64[k, c], whose columns are the first of `plan.names`."""
     if not plan.derived:
         return base

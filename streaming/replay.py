@@ -28,7 +28,7 @@ class Step:
 
     events: Events
     decided: Decided
-    deadletters: list[tuple[bytes | None, DeadLetter]]
+    deadletters: Sequence[tuple[bytes | None, DeadLetter]]
     duplicates: int
 
 

@@ -17,6 +17,7 @@ from operators.kernels.ids import hash_ids
 from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
+from schemas.topics import Topics
 from streaming.engine import Decider, Events, Intake, Joiner, Labels, no_labels, update
 from streaming.kernels import read_heads, read_words
 from streaming.plan import Plan, Stage, plan
@@ -37,11 +38,13 @@ _unpack = msgspec.msgpack.Decoder(Texts).decode
 
 
 class StageSpec(msgspec.Struct, frozen=True):
-    """What the job tells an operator: the workload, and which stage of its plan (-1: the join)."""
+    """What the job tells an operator: the workload, which stage of its plan (-1: the join), and the name that its
+    topics go by (empty: the workload's own)."""
 
     workload: Reference
     stage: int
     services: Services = Services()
+    name: str = ""
 
 
 def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator":
@@ -49,9 +52,10 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator":
     decoded = msgspec.json.decode(spec, type=StageSpec)
     compiled = plan(resolve(decoded.workload))
     serving = Serving(compiled, decoded.stage, decoded.services)
+    topics = Topics(decoded.name or compiled.workload.name)
     if decoded.stage < 0:
-        return JoinOperator(compiled, serving)
-    return FeatureOperator(compiled, compiled.stages[decoded.stage], serving)
+        return JoinOperator(compiled, topics, serving)
+    return FeatureOperator(compiled, topics, compiled.stages[decoded.stage], serving)
 
 
 class _Outputs:
@@ -103,8 +107,9 @@ class _Arrivals:
 class _Operator:
     """What an operator is asked beside `process`: these keep nothing that is not in keyed state."""
 
-    def __init__(self, plan: Plan, serving: Serving):
+    def __init__(self, plan: Plan, topics: Topics, serving: Serving):
         self._plan = plan
+        self._topics = topics
         self._serving = serving
 
     def snapshot(self, _: bytes) -> bytes:
@@ -120,8 +125,8 @@ class _Operator:
 class JoinOperator(_Operator):
     """Events and outcomes of one event id → labels for the stages that keep features of outcomes."""
 
-    def __init__(self, plan: Plan, serving: Serving):
-        super().__init__(plan, serving)
+    def __init__(self, plan: Plan, topics: Topics, serving: Serving):
+        super().__init__(plan, topics, serving)
         self._intake = Intake(plan)
         self._joiner = Joiner(plan)
 
@@ -145,7 +150,7 @@ class JoinOperator(_Operator):
         rows = np.flatnonzero(request.port == frames.MAIN)
         if not len(rows):
             return []
-        arrivals = _Arrivals(request, rows, self._plan.workload.topics.events)
+        arrivals = _Arrivals(request, rows, self._topics.events)
         events, _ = self._intake(arrivals.values, arrivals.arrived)  # the first feature stage reports its dead letters
         return self._joiner.events(events, states, request.slot[rows[events.index]].tolist())
 
@@ -154,7 +159,7 @@ class JoinOperator(_Operator):
         if not len(rows):
             return []
         workload = self._plan.workload
-        arrivals = _Arrivals(request, rows, workload.topics.outcomes)
+        arrivals = _Arrivals(request, rows, self._topics.outcomes)
         outcomes, kept, dead = self._joiner.decode(arrivals.values, arrivals.arrived)
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
         self._serving.dead(dead)
@@ -171,16 +176,14 @@ def _label_rows(labels: Sequence[Label], stage: Stage, text: int) -> list[bytes]
     words[:, 2] = hash_ids([label.id for label in labels]).view(np.float64)
     words[:, 3:] = [[label.numbers[c] for c in stage.columns] for label in labels]
     blob, size = words.tobytes(), words.shape[1] * 8
-    return [
-        frames.row(label.at, label.texts[text], blob[i * size : (i + 1) * size]) for i, label in enumerate(labels)
-    ]
+    return [frames.row(label.at, label.texts[text], blob[i * size : (i + 1) * size]) for i, label in enumerate(labels)]
 
 
 class FeatureOperator(_Operator):
     """The features of one entity, and after the last entity the decision."""
 
-    def __init__(self, plan: Plan, stage: Stage, serving: Serving):
-        super().__init__(plan, serving)
+    def __init__(self, plan: Plan, topics: Topics, stage: Stage, serving: Serving):
+        super().__init__(plan, topics, serving)
         self._stage = stage
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, Session(plan.workload.model), serving.lookup) if stage.last else None
@@ -209,12 +212,14 @@ class FeatureOperator(_Operator):
         """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
         assert self._intake is not None
         workload = self._plan.workload
-        arrivals = _Arrivals(request, rows, workload.topics.events)
+        arrivals = _Arrivals(request, rows, self._topics.events)
         events, dead = self._intake(arrivals.values, arrivals.arrived)
         slot = request.slot[rows[events.index]]
         keys = [key.decode(errors="replace") for key in request.keys]
         good = np.fromiter(
-            (keys[s] == entity for s, entity in zip(slot.tolist(), events.entities[0], strict=True)), np.bool_, len(slot)
+            (keys[s] == entity for s, entity in zip(slot.tolist(), events.entities[0], strict=True)),
+            np.bool_,
+            len(slot),
         )
         for row in np.flatnonzero(~good).tolist():
             detail = f"the record's key is {keys[slot[row]]!r}, its {self._stage.entity} {events.entities[0][row]!r}"
@@ -254,7 +259,13 @@ class FeatureOperator(_Operator):
         words = read_words(np.frombuffer(request.buffer, np.uint8), request.start[rows], 3 + width).view(np.float64)
         at, origin, label, hash = (np.ascontiguousarray(words[:, i]) for i in range(4))
         return (
-            Labels(at.view(np.int64), origin.view(np.int64), label, hash.view(np.uint64), np.ascontiguousarray(words[:, 4:])),
+            Labels(
+                at.view(np.int64),
+                origin.view(np.int64),
+                label,
+                hash.view(np.uint64),
+                np.ascontiguousarray(words[:, 4:]),
+            ),
             request.slot[rows],
         )
 

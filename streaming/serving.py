@@ -80,7 +80,11 @@ class Serving:
         if self._views is not None and events.ids:
             names = stage.features.names
             self._views.publish(
-                stage.entity, events.entities[stage.index], events.at, names, events.features[:, stage.start : stage.stop]
+                stage.entity,
+                events.entities[stage.index],
+                events.at,
+                names,
+                events.features[:, stage.start : stage.stop],
             )
 
     def batch(self, records: int, seconds: float) -> None:

@@ -35,7 +35,7 @@ class Columns(Protocol):
     def __getattr__(self, name: str) -> Column: ...
 
 
-Expression = Callable[[Columns], Column]
+Expression = Callable[[Columns], Column | NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ class Workload:
         if not (isinstance(self.event, type) and issubclass(self.event, Event)):
             raise DefinitionError(f"{where}: event: found {self.event!r}, expected a subclass of schemas.records.Event")
         if self.outcome is not None and not issubclass(self.outcome, Outcome):
-            raise DefinitionError(f"{where}: outcome: found {self.outcome!r}, expected a subclass of schemas.records.Outcome")
+            raise DefinitionError(
+                f"{where}: outcome: found {self.outcome!r}, expected a subclass of schemas.records.Outcome"
+            )
         for name in ("budget", "skew", "ttl"):
             try:
                 duration(getattr(self, name))
@@ -119,17 +121,25 @@ class Workload:
 
     def _check_features(self, where: str) -> None:
         if not self.blocks:
-            raise DefinitionError(f'{where}: features: found no by(…), expected at least one, as by("card", count("1d"))')
+            raise DefinitionError(
+                f'{where}: features: found no by(…), expected at least one, as by("card", count("1d"))'
+            )
         if self.features and not isinstance(self.features[0], Keyed):
-            raise DefinitionError(f"{where}: features: the first must be a by(…): it names the key of {self.topics.events}")
+            raise DefinitionError(
+                f"{where}: features: the first must be a by(…): it names the key of {self.topics.events}"
+            )
         fields = ", ".join(self.strings)
         entities = [block.entity for block in self.blocks]
         for entity in entities:
             if entity not in self.strings:
-                raise DefinitionError(f"{where}: by({entity!r}, …): {self.event.__name__} has no such text field, only {fields}")
+                raise DefinitionError(
+                    f"{where}: by({entity!r}, …): {self.event.__name__} has no such text field, only {fields}"
+                )
         for read in (feature for feature in self.features if isinstance(feature, Enrich)):
             if read.entity not in entities:
-                raise DefinitionError(f"{where}: enrich({read.entity!r}, …): expected an entity of a by(…): {', '.join(entities)}")
+                raise DefinitionError(
+                    f"{where}: enrich({read.entity!r}, …): expected an entity of a by(…): {', '.join(entities)}"
+                )
         if len({block.entity for block in self.blocks}) < len(self.blocks):
             raise DefinitionError(f"{where}: features: two by(…) of the same entity; put all its folds into one")
 

@@ -74,7 +74,11 @@ def code_lines(path: Path) -> int:
     prose: set[int] = set()
     for node in ast.walk(ast.parse(text)):
         for child in getattr(node, "body", ()) if isinstance(node, documented) else ():
-            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant) and isinstance(child.value.value, str):
+            if (
+                isinstance(child, ast.Expr)
+                and isinstance(child.value, ast.Constant)
+                and isinstance(child.value.value, str)
+            ):
                 prose.update(range(child.lineno, (child.end_lineno or child.lineno) + 1))
     lines = text.splitlines()
     return sum(i not in prose and bool(line.strip()) and line.strip()[0] != "#" for i, line in enumerate(lines, 1))

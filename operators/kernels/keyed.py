@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels import kernel
-from operators.kernels import folds, part
+from operators.kernels import borrowed, folds, part
 from operators.kernels import rings as memory
 from operators.kernels import tables as T
 from operators.kernels.tables import Bits, Floats, Marks, Rows, Spec, Table
@@ -270,6 +270,18 @@ def update(spec: Spec, s: Floats, rows: Rows, out: Floats, fresh: NDArray[np.boo
     `out` f64[k, outputs]: rows of labels are left as they are, of duplicates are zero. `fresh` bool[k]: False
     for the duplicate of an event or label, which changes nothing. `scratch`: words of scratch to work in.
     """
+    spec = Spec(
+        borrowed(spec.rings),
+        borrowed(spec.windows),
+        borrowed(spec.aggregates),
+        borrowed(spec.decayed),
+        borrowed(spec.blocks),
+        borrowed(spec.outputs),
+        borrowed(spec.event_inputs),
+        borrowed(spec.label_inputs),
+        borrowed(spec.layout),
+    )
+    s, out = borrowed(s), borrowed(out)
     bits = s.view(np.uint64)
     work = np.empty(scratch, np.float64)
     marks = np.empty(2 * spec.windows.shape[0], np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels import kernel
-from operators.kernels import part
+from operators.kernels import borrowed, part
 from operators.kernels import tables as T
 from operators.kernels.folds import fold_zero
 from operators.kernels.tables import Bits, Floats, Table
@@ -39,6 +39,7 @@ def section_words(s: Floats, b: int, g: Any, rings: Table) -> int:
 @kernel
 def pack(s: Floats, u: int, width: int, rings: Table, sections: Table, magic: np.uint64) -> tuple[Bits, Any]:
     """Stored form of `u` rows of `width`: words one after the other, and bytes of each, i32[u]."""
+    s, rings, sections = borrowed(s), borrowed(rings), borrowed(sections)
     bits = s.view(np.uint64)
     lengths = np.empty(u, np.int32)
     total = 0
@@ -179,6 +180,7 @@ def unpack(
     magic: np.uint64,
 ) -> tuple[int, int]:
     """Fill a row of `width` for each stored state (length 0: an empty row); (-1, 0), or a bad one and why."""
+    words, s, rings, sections = borrowed(words), borrowed(s), borrowed(rings), borrowed(sections)
     bits = s.view(np.uint64)
     bad, why = -1, 0
     begin = 0

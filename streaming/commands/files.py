@@ -1,5 +1,6 @@
 """Commands over files, without any service: simulate, replay, train."""
 
+import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -61,7 +62,7 @@ def replay_command(
         Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")
     ] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Decisions, JSON lines.")] = None,
-    examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features, outcomes; .parquet or .jsonl.")] = None,
+    examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features, outcomes; .parquet, .jsonl.")] = None,
     deadletters: Annotated[Path | None, typer.Option(dir_okay=False, help="Refused records with reasons.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Write only the newest decision of each key.")] = False,
     set: Set = None,
@@ -193,7 +194,7 @@ def train_command(
     """Fit boosted trees to examples, and write them as an ONNX model with its recipe and golden rows.
 
     Example: millrace train fraud --examples examples.parquet --out my-model
-    Then: millrace deploy fraud --set model=my-model
+    Then: millrace deploy fraud --set model=$PWD/my-model
     """
     from models.boosting import Boosting, fit
     from streaming.examples import read_examples
@@ -209,8 +210,9 @@ def train_command(
     if not keep.any():
         raise DefinitionError(f"--skip-days {skip_days} --until-day {until_day}: no example of {examples} is left")
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
-        rows, params = data.columns(features)[keep], Boosting(seed=seed)
-        artifact = fit(rows, data.label[keep], features, plan.workload.name, at=data.at[keep], params=params)
+        rows, params = data.columns(features)[keep], Boosting(seed=seed, validation=0.1)
+        recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}
+        artifact = fit(rows, data.label[keep], features, plan.workload.name, at=data.at[keep], params=params, recipe=recipe)
     artifact.save(out)
     metrics = dict(artifact.metrics)
     result = {"model": artifact.version, "examples": len(rows), "out": str(out), "metrics": metrics}

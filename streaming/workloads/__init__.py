@@ -76,7 +76,8 @@ def _only(module: types.ModuleType, name: str) -> Definition:
     found = {id(value): value for value in vars(module).values() if _is_definition(value, module)}
     if len(found) != 1:
         raise DefinitionError(f"workload {name}: found {len(found)} workloads in it, expected one")
-    return next(iter(found.values()))
+    chosen: Definition = next(iter(found.values()))
+    return chosen
 
 
 def _is_definition(value: object, module: types.ModuleType) -> bool:

@@ -18,7 +18,6 @@ from operators import (
     label_since,
     label_smoothed,
     label_std,
-    max_,
     mean,
     since,
 )

@@ -123,9 +123,7 @@ class Loop:
         """Probability of the last class, by the row."""
         run, name = self._session.run, self._input
         parts = [
-            np.asarray(run(self._output, {name: rows[i : i + CHUNK]})[0]).reshape(
-                len(rows[i : i + CHUNK]), -1
-            )[:, -1]
+            np.asarray(run(self._output, {name: rows[i : i + CHUNK]})[0]).reshape(len(rows[i : i + CHUNK]), -1)[:, -1]
             for i in range(0, len(rows), CHUNK)
         ]
         scores: list[float] = np.concatenate(parts).tolist()
@@ -151,7 +149,11 @@ class Loop:
         return [
             {
                 "key": e.key,
-                "value": encode(Decision(e.id, "reference", e.id, e.at, e.key, "raw", False, p, "review" if p > limit else "approve")),
+                "value": encode(
+                    Decision(
+                        e.id, "reference", e.id, e.at, e.key, "raw", False, p, "review" if p > limit else "approve"
+                    )
+                ),
             }
             for e, p in zip(events, self.score(rows), strict=True)
         ]
@@ -207,9 +209,7 @@ def send(producer: Producer, topic: str, messages: list[dict[str, Any]]) -> None
 
 def main() -> None:
     """Run until SIGTERM or SIGINT, then print one JSON line: records, decisions, CPU and wall seconds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("brokers", "input", "output", "model"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--batch", type=int, default=512)

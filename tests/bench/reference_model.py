@@ -15,7 +15,9 @@ from streaming.replay import Replay
 from streaming.workloads import load
 
 EVENTS = 300_000
-FEATURES = tuple(name for w in ("1m", "1h", "1d") for name in (f"key_count_{w}", f"key_value_mean_{w}", f"key_value_max_{w}"))
+FEATURES = tuple(
+    name for w in ("1m", "1h", "1d") for name in (f"key_count_{w}", f"key_value_mean_{w}", f"key_value_max_{w}")
+)
 """By window, as the raw loop computes them."""
 
 

@@ -12,7 +12,9 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(int64, st.integers(0, 2**31 - 1), int64, int64, maybe, maybe)
-def test_source_frames_round_trip(at: int, partition: int, offset: int, time: int, key: bytes | None, value: bytes | None) -> None:
+def test_source_frames_round_trip(
+    at: int, partition: int, offset: int, time: int, key: bytes | None, value: bytes | None
+) -> None:
     """If this fails, records lose their coordinates, or null turns into empty."""
     record = frames.Source(at, partition, offset, time, key, value)
     assert frames.read_source(frames.write_source(record)) == record
@@ -39,7 +41,9 @@ def test_requests_round_trip(keys: list[bytes], data: st.DataObject) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), texts), max_size=8), st.lists(maybe, max_size=5), st.data())
-def test_responses_round_trip(outputs: list[tuple[int, bytes]], states: list[bytes | None], data: st.DataObject) -> None:
+def test_responses_round_trip(
+    outputs: list[tuple[int, bytes]], states: list[bytes | None], data: st.DataObject
+) -> None:
     """If this fails, outputs change their topic or states their key."""
     timer = data.draw(st.none() | st.lists(int64, min_size=len(states), max_size=len(states)))
     response = frames.build_response(

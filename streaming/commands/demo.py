@@ -1,0 +1,256 @@
+"""The demo: the whole system on this machine, with simulated traffic, watched live. One command from nothing."""
+
+import json
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live as Screen
+from rich.table import Table
+from rich.text import Text
+
+from schemas.errors import DefinitionError, Unavailable
+from streaming import settings as configuration
+from streaming import stack
+from streaming.commands import options
+from streaming.commands.options import Json
+from streaming.commands.stack import Steps
+
+if TYPE_CHECKING:
+    from streaming.live import Live, Pace, Summary
+    from streaming.settings import Settings
+    from streaming.workload import Workload
+
+FIRST = 120.0  # seconds that the first decision may take: a job without savepoint reads its whole topic first
+PATIENCE = 10.0  # seconds without any progress after which what has not come is lost
+LINES = 5.0  # seconds between two lines of progress where there is no terminal
+BARS = "▁▂▃▄▅▆▇█"
+SIMULATED = ("fraud",)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a demo runs, and what of it was there before: that is left as it was found."""
+
+    workload: "Workload"
+    stack: stack.Stack
+    stack_was_up: bool
+    job_was_up: bool
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("demo")(demo_command)
+
+
+def demo_command(
+    workload: Annotated[str, typer.Argument(metavar="WORKLOAD", help="What to show.")] = "fraud",
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long, from the first decision on.")] = 60.0,
+    rate: Annotated[float, typer.Option(min=1, max=10_000, help="Simulated events a second.")] = 500.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave stack and job running at the end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start everything, publish simulated events, and show the decisions as they come; Ctrl-C ends it early.
+
+    Example: millrace demo --seconds 20
+    """
+    if workload not in SIMULATED:
+        raise DefinitionError(f"demo {workload}: found no simulation of it, expected {', '.join(SIMULATED)}")
+    chosen = configuration.read()
+    began = time.monotonic()
+    with ExitStack() as undo, _interruptible():
+        site = _start(chosen, workload, keep, as_json, undo)
+        summary, waited = _run(site, chosen, seconds, rate, as_json, began)
+        if as_json:
+            print(json.dumps(asdict(summary)), flush=True)
+        else:
+            options.out.print(_told(summary, waited), highlight=False)
+    if not as_json:
+        options.out.print(_next(site, workload, keep), highlight=False)
+    if summary.lost:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A request to terminate ends the demo as Ctrl-C does, so that nothing that it started is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(chosen: "Settings", name: str, keep: bool, as_json: bool, undo: ExitStack) -> Site:
+    """Stack up and job deployed; `undo` stops what was started here."""
+    quiet = as_json and not options.err.is_terminal
+    was_up = any(part.pid for part in stack.status(chosen))
+    if not keep and not was_up:
+        undo.callback(_stop_stack, chosen, quiet)
+    with ThreadPoolExecutor(1) as pool, Steps("starting", quiet) as steps:
+        imported = pool.submit(_import)  # takes as long as the services need to start
+        found = stack.up(chosen, steps)
+        imported.result()
+    from streaming import jobs
+    from streaming.workloads import reference
+
+    deployment = jobs.deployment(reference(name, {}), found, chosen)
+    job_was_up = jobs.running(found.flink, deployment.name) is not None
+    if not job_was_up:
+        if not keep:
+            undo.callback(_stop_job, deployment.name, found, chosen)
+        with options.err.status(f"deploying {name}"):
+            jobs.deploy(deployment, found, chosen)
+    return Site(deployment.plan.workload, found, was_up, job_was_up)
+
+
+def _import() -> None:
+    from streaming import jobs, live  # noqa: F401
+
+
+def _stop_stack(chosen: "Settings", quiet: bool) -> None:
+    with Steps("stopping", quiet) as steps:
+        stack.down(chosen, progress=steps)
+
+
+def _stop_job(name: str, found: stack.Stack, chosen: "Settings") -> None:
+    """Stop the job with a savepoint, so that the next one goes on from there; one that has failed is gone already."""
+    from streaming import jobs
+
+    with options.err.status(f"stopping {name}"):
+        if jobs.running(found.flink, name) is not None:
+            jobs.stop(name, found, chosen)
+
+
+def _run(
+    site: Site, chosen: "Settings", seconds: float, rate: float, as_json: bool, began: float
+) -> "tuple[Summary, float | None]":
+    """Send, show and wait for the rest; returns the summary, and the seconds from `began` to the first decision."""
+    from streaming.live import Live, Tally, traffic
+
+    topics, prefix = site.workload.topics, f"{secrets.token_hex(4)}-"
+    tally = Tally(prefix, site.workload.policy.actions[-1])
+    with Live(site.stack.kafka, topics, tally) as live:
+        try:
+            live.send(traffic(site.stack.kafka, topics.events, rate, seconds, prefix), seconds)
+            _await_first(live, site)
+            (_watch if options.out.is_terminal and not as_json else _report)(live, seconds, as_json)
+        except KeyboardInterrupt:  # enough seen; what is on its way is still waited for
+            live.halt()
+        try:
+            live.drain(PATIENCE)
+        except KeyboardInterrupt:
+            options.err.print("not waiting for the rest", highlight=False)
+        return tally.summary(), live.began - began if live.began else None
+
+
+def _await_first(live: "Live", site: Site) -> None:
+    """Wait until the first event is decided; Unavailable with the job's own words when it is not."""
+    from streaming import flink
+
+    name, address = site.workload.name, site.stack.flink
+    deadline = time.monotonic() + FIRST
+    with options.err.status("waiting for the first decision"):
+        while not live.tally.first.wait(0.1):
+            live.check()
+            if time.monotonic() > deadline:
+                job = next((job for job in flink.jobs(address) if job.name == name), None)
+                state = f"{job.state}: {flink.failure(address, job.id) or 'no failure'}" if job else "gone"
+                raise Unavailable(f"demo: found no decision within {FIRST:.0f} s, expected one; job {name} is {state}")
+
+
+def _report(live: "Live", seconds: float, as_json: bool) -> None:
+    """Lines of progress, until everything is sent."""
+    from streaming.live import Pace
+
+    pace, said = Pace(live.tally), time.monotonic()
+    console = options.err if as_json else options.out
+    while live.sending:
+        time.sleep(0.2)
+        live.check()
+        pace.look()
+        if time.monotonic() - said >= LINES and (not as_json or options.err.is_terminal):
+            said = time.monotonic()
+            line = f"{live.seconds:3.0f} of {seconds:.0f} s  {_counts(live, pace)}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def _counts(live: "Live", pace: "Pace") -> str:
+    tally = live.tally
+    actions = ", ".join(f"{name} {count:,}" for name, count in sorted(tally.actions.items()))
+    latency = f"p50 {_ms(pace.p50)}  p99 {_ms(pace.p99)}"
+    return f"{pace.events:,.0f} events/s  {pace.decisions:,.0f} decisions/s  {latency}  {actions}"
+
+
+def _watch(live: "Live", seconds: float, as_json: bool) -> None:
+    """The live view, until everything is sent."""
+    from streaming.live import Pace
+
+    pace, history = Pace(live.tally), list[float]()
+    with Screen(console=options.out, auto_refresh=False) as screen:
+        while live.sending:
+            time.sleep(0.25)
+            live.check()
+            pace.look()
+            history.append(pace.decisions)
+            screen.update(view(live, pace, history, seconds), refresh=True)
+
+
+def view(live: "Live", pace: "Pace", history: list[float], seconds: float) -> RenderableType:
+    """One frame of the live view."""
+    tally = live.tally
+    day = time.strftime("%A %Y-%m-%d %H:%M", time.gmtime(tally.at / 1000))
+    passed = f"  {min(live.seconds, seconds):.0f} of {seconds:.0f} s   simulated {day}"
+    head = Text.assemble(("Millrace", "bold"), passed)
+    figures = Table.grid(padding=(0, 3))
+    figures.add_row("events/s", "decisions/s", "latency p50", "p99", "decided", "dead letters", style="dim")
+    figures.add_row(
+        f"{pace.events:,.0f}", f"{pace.decisions:,.0f}", _ms(pace.p50), _ms(pace.p99),
+        f"{len(tally.decided):,}", f"{len(tally.dead):,}", style="bold",
+    )  # fmt: skip
+    top = max(max(history, default=0.0), 1.0)
+    spark = "".join(BARS[min(int(value / top * 7.99), 7)] for value in history[-60:])
+    actions = Text("   ".join(f"{name} {count:,}" for name, count in sorted(tally.actions.items())))
+    latest = Table("score", "key", "simulated time", "reasons, strongest first", box=None, header_style="dim")
+    for decision in list(tally.latest):
+        when = time.strftime("%m-%d %H:%M:%S", time.gmtime(decision.at / 1000))
+        latest.add_row(f"{decision.score:.3f}", decision.key, when, ", ".join(decision.reasons))
+    note = Text("latency: from Kafka's stamp of the event to its stamp of the decision, last 3 s", "dim")
+    title = Text(f"Latest to {tally.alarm}" if tally.latest else f"Nothing to {tally.alarm} yet", "bold red")
+    return Group(head, Text(), figures, Text(spark, "green"), actions, note, Text(), title, latest)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ms"
+
+
+def _told(summary: "Summary", waited: float | None) -> str:
+    s = summary
+    text = (
+        f"\n{s.events:,} events: {s.decisions:,} decisions, {s.deadletters:,} dead letters, {s.lost:,} lost, "
+        f"{s.repeated:,} repeated\n"
+        f"latency topic to topic (Kafka's stamps, whole run): p50 {_ms(s.p50_ms)}, p99 {_ms(s.p99_ms)}\n"
+    )
+    return text if waited is None else f"{text}first decision {waited:.1f} s after the start of the command\n"
+
+
+def _next(site: Site, name: str, keep: bool) -> str:
+    """Three commands that work now, one after the other."""
+    millrace = "millrace" if shutil.which("millrace") else sys.argv[0]
+    tail = f"tail {name} --from-beginning --limit 3"
+    if keep or site.job_was_up:
+        commands = [tail, f"stop {name}", "down"]
+    elif site.stack_was_up:
+        commands = [tail, f"describe {name}", f"deploy {name}"]
+    else:
+        commands = ["up", tail, f"deploy {name}"]
+    return "Next:\n" + "\n".join(f"  {millrace} {command}" for command in commands)

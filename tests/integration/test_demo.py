@@ -1,0 +1,89 @@
+"""The demo as people run it: from nothing, again on the same home, ended early, and what it says to try next."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streaming import jobs, stack
+from streaming.settings import Settings, inherited
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
+
+MILLRACE = Path(sys.executable).with_name("millrace")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A home that nothing was started in, wiped at the end."""
+    settings = Settings(home=tmp_path_factory.mktemp("demo"), heap=768)
+    try:
+        yield settings
+    finally:
+        stack.down(settings)
+
+
+def start(settings: Settings, *words: str) -> subprocess.Popen[str]:
+    """Begin a command, with its standard output to be read."""
+    environment = inherited() | settings.environment()
+    return subprocess.Popen([str(MILLRACE), *words], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def run(settings: Settings, *words: str) -> str:
+    """What a command prints; it must succeed."""
+    process = start(settings, *words)
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return text
+
+
+def is_whole(text: str) -> None:
+    """Assert that a summary tells of events of which none is lost."""
+    found = json.loads(text)
+    assert list(found) == ["events", "decisions", "deadletters", "lost", "repeated", "p50_ms", "p99_ms"]
+    assert found["events"] == found["decisions"] > 0
+    assert found["deadletters"] == found["lost"] == found["repeated"] == 0
+    assert 0 <= found["p50_ms"] <= found["p99_ms"]
+
+
+def test_from_nothing_and_again(home: Settings) -> None:
+    """`make demo` does not work on a new machine, leaves services behind, or works only once."""
+    first = run(home, "demo", "--seconds", "3", "--rate", "200")
+    assert "600 events: 600 decisions, 0 dead letters, 0 lost, 0 repeated" in first
+    assert not any(part.pid for part in stack.status(home))
+    commands = [line.split() for line in first.partition("Next:")[2].splitlines() if line]
+    assert [words[1] for words in commands] == ["up", "tail", "deploy"]
+    for words in commands:
+        assert Path(words[0]).name == "millrace"
+        printed = run(home, *words[1:])
+        assert words[1] != "tail" or len(printed.splitlines()) == 3
+    is_whole(run(home, "demo", "--seconds", "2", "--rate", "100", "--json"))
+    found = stack.stack(home)  # what ran before the demo still does
+    assert jobs.running(found.flink, "fraud") is not None
+    run(home, "stop", "fraud")
+    is_whole(run(home, "demo", "--seconds", "2", "--rate", "100", "--json"))
+    assert jobs.running(found.flink, "fraud") is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_early_end_is_clean(home: Settings, number: signal.Signals) -> None:
+    """Ctrl-C ends the demo with a traceback, without its summary, or with its job still running."""
+    found = stack.up(home)
+    process = start(home, "demo", "--seconds", "600", "--rate", "100")
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if " of 600 s" in line:
+                break
+        process.send_signal(number)
+        text, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert " 0 lost, 0 repeated" in text
+    assert "Next:" in text
+    assert jobs.running(found.flink, "fraud") is None
