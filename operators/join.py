@@ -12,15 +12,14 @@ The state of an id is one small byte string:
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 WAITING, EARLY, MET = b"\x01", b"\x02", b"\x03"
 _OUTCOME = struct.Struct("<qB")
 _LENGTH = struct.Struct("<i")
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """An outcome with the event that it is about.
 
     at: when the outcome became known, origin: when the event happened (both ms); numbers and texts: the fields of

@@ -27,7 +27,7 @@ Cell = tuple[float | int, ...]
 
 KINDS = {"count": T.COUNT, "label_rate": T.COUNT, "distinct": T.DISTINCT, "quantile": T.QUANTILE}
 MOMENTS = {"sum": T.SUM, "mean": T.MEAN, "var": T.VARIANCE, "std": T.STD, "min": T.MINIMUM, "max": T.MAXIMUM}
-PANE_WORDS = (1, folds.MOMENT_WORDS, folds.REGISTER_WORDS, folds.DIGEST_WORDS)
+PANE_WORDS = (1, folds.EXTENT_WORDS, folds.REGISTER_WORDS, folds.DIGEST_WORDS)
 BLOCK_WORDS = (2, 2, folds.MOMENT_WORDS, 3, 2)
 ROW_DTYPES: tuple[DTypeLike, ...] = (
     np.int32, np.uint8, np.int64, np.int64, np.float64, np.uint64, np.float64
@@ -137,11 +137,11 @@ class Layout:
             self.section(f"{text}.{column}", kind, self.words, capacity, ring, j)
             self.words += span
 
-    def panes(self, ring: int, text: str, kind: int, length: int, delay: int, reach: int) -> tuple[int, int, int]:
-        """Panes for a window and events late by the lateness: where, how many, of how many ms."""
+    def panes(self, ring: int, text: str, fold: int, length: int, delay: int, reach: int) -> tuple[int, int, int]:
+        """Panes of `fold` words for a window and events late by the lateness: where, how many, of how many ms."""
         pane = max(math.ceil(length / 12), math.ceil(reach / 60))
         number = math.ceil(reach / pane) + 2
-        words = number * (1 + PANE_WORDS[kind])
+        words = number * (1 + fold)
         self.section(f"{text},{length},{delay},{pane}", T.PANES, self.words, words, ring, fill=reach)
         self.words += words
         return self.words - words, number, pane
@@ -236,13 +236,14 @@ class Compiler:
             ring, kind, delay, field, x, length = w
             column = 1 + self.event_fields.index(field) if field else 0
             reach = length + delay + lateness
-            text = f"panes,{ring},{kind},{field},{x}"
-            panes, number, pane = self.layout.panes(ring, text, kind, length, delay, reach)
+            spreads = w[:5] in spread
+            words = folds.MOMENT_WORDS if spreads else PANE_WORDS[kind]
+            text = f"panes,{ring},{kind},{field},{x},{words}"
+            panes, number, pane = self.layout.panes(ring, text, words, length, delay, reach)
             shared = kind == T.MOMENTS and before is not None and before[:5] == w[:5]
             bound = self.bounds.index((ring, delay, length))
-            words = PANE_WORDS[kind]
             self.windows[w] = (
-                kind, ring, column, bound, self.scratch, words, panes, number, shared, w[:5] in spread,
+                kind, ring, column, bound, self.scratch, words, panes, number, shared, spreads,
                 pane, reach, x
             )  # fmt: skip
             self.scratch += 1 if kind == T.QUANTILE else words

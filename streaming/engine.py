@@ -139,13 +139,13 @@ def no_labels(width: int) -> Labels:
 
 def to_labels(labels: Sequence[Label], stage: Stage) -> Labels:
     """The labels that the join handed out, as columns of `stage`."""
-    k = len(labels)
+    ids, at, origin, label, numbers, _ = zip(*labels, strict=True)
     return Labels(
-        np.fromiter((label.at for label in labels), np.int64, k),
-        np.fromiter((label.origin for label in labels), np.int64, k),
-        np.fromiter((label.label for label in labels), np.float64, k),
-        hash_ids([label.id for label in labels]),
-        np.array([[label.numbers[c] for c in stage.columns] for label in labels], np.float64).reshape(k, -1),
+        np.array(at, np.int64),
+        np.array(origin, np.int64),
+        np.array(label, np.float64),
+        hash_ids(ids),
+        np.array(numbers, np.float64)[:, list(stage.columns)],
     )
 
 

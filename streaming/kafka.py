@@ -151,9 +151,19 @@ def _bounds(consumer: Consumer, brokers: str, topic: str) -> dict[int, tuple[int
     known = consumer.list_topics(topic, timeout=TIMEOUT).topics[topic]
     if known.error is not None or not known.partitions:
         raise DefinitionError(f"Kafka at {brokers} has no topic {topic!r}; deploy or publish creates it")
-    return {
-        p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=TIMEOUT) for p in known.partitions
-    }
+    return {partition: _span(consumer, TopicPartition(topic, partition)) for partition in known.partitions}
+
+
+def _span(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """First and next offset of a partition. A broker that has just started answers before it leads: that passes."""
+    deadline = monotonic() + TIMEOUT
+    while True:
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=TIMEOUT)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or monotonic() > deadline:
+                raise
+        sleep(0.02)
 
 
 @contextmanager

@@ -4,12 +4,15 @@ A pid alone may be another process by tomorrow; a pid with its start time and bo
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 
@@ -41,9 +44,11 @@ def identify(pid: int) -> Identity | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    # The name in parentheses may hold anything; of the fields after it, state is the 1st, start the 20th.
+    # The name in parentheses may hold anything; of the fields after it, state is the 1st, threads the 18th,
+    # start the 20th.
     tail = stat[stat.rindex(")") + 2 :].split()
-    if tail[0] in "ZX":
+    # A process whose first thread has ended holds its ports until its last one has.
+    if tail[0] in "ZX" and int(tail[17]) <= 1:
         reap(pid)
         return None
     return Identity(pid, int(tail[19]), boot)
@@ -98,25 +103,30 @@ def until_gone(processes: Iterable[Identity], seconds: float) -> list[Identity]:
     return left
 
 
+SERVED = range(20_000, 32_768)
+"""Ports of services lie below those that systems give to outgoing connections: else a client that tries to reach a
+service while it is down may be given the very port that it calls, and the service has to come back elsewhere."""
+
+
 def free_ports(count: int, wanted: Iterable[int] = ()) -> list[int]:
     """`count` ports of 127.0.0.1 that are free now: the wanted ones where they are, any others where not."""
-    ports, held = [], []
-    wishes = [*wanted, *[0] * count][:count]
-    try:
-        for wish in wishes:
-            sock = socket.socket()
-            held.append(sock)
+    ports: list[int] = []
+    with ExitStack() as held:
+        for wish in [*wanted, *[0] * count][:count]:
+            sock = held.enter_context(socket.socket())
             # Servers set this too: a port whose old connections linger in TIME_WAIT is free to them.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind(("127.0.0.1", wish))
-            except OSError:
-                sock.bind(("127.0.0.1", 0))
-            ports.append(int(sock.getsockname()[1]))
-    finally:
-        for sock in held:
-            sock.close()
+            chances = (random.choice(SERVED) for _ in SERVED)
+            ports.append(next(port for port in chain([wish], chances) if port and _bound(sock, port)))
     return ports
+
+
+def _bound(sock: socket.socket, port: int) -> bool:
+    try:
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 def tail(log: Path, lines: int = 15) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.onnx import Session
 from operators.join import Label
 from schemas.codec import DeadLetter
-from streaming.engine import Decided, Decider, Events, Intake, Joiner, Lookup, no_labels, to_labels, update
+from streaming.engine import Decided, Decider, Events, Intake, Joiner, Labels, Lookup, no_labels, to_labels, update
 from streaming.plan import Plan, Stage
 
 CHUNK = 1024
@@ -43,7 +43,10 @@ class _Table:
     def slots(self, keys: Sequence[str]) -> NDArray[np.int32]:
         """The row of each key; new keys get fresh ones."""
         rows = self._rows
-        slots = np.fromiter((rows.setdefault(key, len(rows)) for key in keys), np.int32, len(keys))
+        known = list(map(rows.get, keys))
+        if None in known:
+            known = [rows.setdefault(key, len(rows)) for key in keys]
+        slots = np.array(known, np.int32)
         if len(rows) > len(self.states):
             more = self._features.zero(max(len(self.states), len(rows) - len(self.states)))
             self.states = np.concatenate((self.states, more))
@@ -59,7 +62,8 @@ class Replay:
         self._intake = Intake(plan)
         self._decider = Decider(plan, Session(plan.workload.model), lookup)
         self._tables = [_Table(stage) for stage in plan.stages]
-        self._joiner = Joiner(plan) if plan.labelled else None
+        self._labelled = plan.labelled
+        self._joiner = Joiner(plan) if self._labelled else None
         self._pending: defaultdict[str, bytes] = defaultdict(bytes)
 
     def run(self, events: Iterable[bytes], outcomes: Iterable[bytes]) -> Iterator[Step]:
@@ -77,14 +81,20 @@ class Replay:
             labels += self._joiner.outcomes(known, self._pending, [event for event, _, _ in known])
         duplicates = 0
         for stage, table in zip(self.plan.stages, self._tables, strict=True):
-            told = to_labels(labels, stage) if stage.features.labelled and labels else no_labels(len(stage.columns))
-            keys = [label.texts[self.plan.labelled.index(stage)].decode() for label in labels] if len(told.at) else []
+            keys, told = self._told(stage, labels)
             slot = table.slots([*keys, *events.entities[stage.index]])
             events, again = update(stage, table.states, slot, events, told)
             duplicates += again
         decided = self._decider(events)
         letters = [(values[letter.index], letter) for letter in dead]
         return Step(events, decided, letters, duplicates)
+
+    def _told(self, stage: Stage, labels: Sequence[Label]) -> tuple[list[str], Labels]:
+        """What `labels` tell `stage`, and the key that each is about."""
+        if stage not in self._labelled or not labels:
+            return [], no_labels(len(stage.columns))
+        position = self._labelled.index(stage)
+        return [label.texts[position].decode() for label in labels], to_labels(labels, stage)
 
 
 class Outcomes:

@@ -145,9 +145,13 @@ class World:
                 raise AssertionError(f"{topic}: found {len(found)} records after {seconds:g} s; {self._trouble()}")
         return found
 
+    def failure(self) -> str:
+        """Why the job failed last; empty where it did not."""
+        return flink.failure(self.services.flink, self.job().id)
+
     def _trouble(self) -> str:
         with suppress(MillraceError, StopIteration):
-            return f"job {self.job().state}: {flink.failure(self.services.flink, self.job().id) or 'no failure'}"
+            return f"job {self.job().state}: {self.failure() or 'no failure'}"
         return "no job"
 
     def reach(self, number: int, seconds: float = 120.0) -> None:

@@ -3,7 +3,8 @@
 The zero of every fold is a run of zeros, and its first word is the number of values folded. Windows, panes
 and labels are made of these.
 
-- moments: n, sum, sum of squared deviations, minimum, maximum (Chan, Golub & LeVeque 1983 for the merge);
+- moments: n, sum, minimum, maximum and, where the spread is asked for, the sum of squared deviations
+  (Chan, Golub & LeVeque 1983 for the merge);
 - registers: HyperLogLog (Flajolet et al. 2007) with 128 registers of 6 bits, 8 in a word, standard error 9 %;
 - digest: 15 weighted centroids; the two lightest neighbours are joined when a 16th comes;
 - decay: n, value at a reference time, the reference time.
@@ -26,6 +27,7 @@ from operators.kernels.tables import (
     Floats,
 )
 
+EXTENT_WORDS = 4  # moments without their spread
 MOMENT_WORDS = 5
 REGISTERS = 128
 REGISTER_WORDS = 1 + REGISTERS // 8
@@ -41,36 +43,38 @@ def fold_zero(a: Floats, o: int, words: int) -> None:
 
 
 @part
-def moments_add(a: Floats, o: int, x: float) -> None:
+def moments_add(a: Floats, o: int, x: float, words: int) -> None:
     """Fold one value in."""
     n = a[o]
     if n == 0.0:
-        a[o + 2], a[o + 3], a[o + 4] = 0.0, x, x
+        a[o + 2], a[o + 3] = x, x
     else:
-        d = x - a[o + 1] / n
-        a[o + 2] += d * d * n / (n + 1.0)
-        a[o + 3] = min(a[o + 3], x)
-        a[o + 4] = max(a[o + 4], x)
+        if words == MOMENT_WORDS:
+            d = x - a[o + 1] / n
+            a[o + 4] += d * d * n / (n + 1.0)
+        a[o + 2] = min(a[o + 2], x)
+        a[o + 3] = max(a[o + 3], x)
     a[o] = n + 1.0
     a[o + 1] += x
 
 
 @part
-def moments_merge(a: Floats, o: int, b: Floats, p: int) -> None:
+def moments_merge(a: Floats, o: int, b: Floats, p: int, words: int) -> None:
     """Fold the moments `b[p:]` into `a[o:]`."""
     n, m = a[o], b[p]
     if m == 0.0:
         return
     if n == 0.0:
-        for j in range(MOMENT_WORDS):
+        for j in range(words):
             a[o + j] = b[p + j]
         return
-    d = b[p + 1] / m - a[o + 1] / n
+    if words == MOMENT_WORDS:
+        d = b[p + 1] / m - a[o + 1] / n
+        a[o + 4] += b[p + 4] + d * d * n * m / (n + m)
     a[o] = n + m
     a[o + 1] += b[p + 1]
-    a[o + 2] += b[p + 2] + d * d * n * m / (n + m)
-    a[o + 3] = min(a[o + 3], b[p + 3])
-    a[o + 4] = max(a[o + 4], b[p + 4])
+    a[o + 2] = min(a[o + 2], b[p + 2])
+    a[o + 3] = max(a[o + 3], b[p + 3])
 
 
 @part
@@ -100,15 +104,17 @@ def moments_range(a: Floats, o: int, s: Floats, lo: int, hi: int, spread: int) -
                 square += (x - mean) * (x - mean)
     m = a[o]
     if m == 0.0:
-        a[o], a[o + 1], a[o + 2], a[o + 3], a[o + 4] = n, total, square, low, high
+        a[o], a[o + 1], a[o + 2], a[o + 3] = n, total, low, high
+        if spread:
+            a[o + 4] = square
         return
     if spread:
         d = total / n - a[o + 1] / m
-        a[o + 2] += square + d * d * n * m / (n + m)
+        a[o + 4] += square + d * d * n * m / (n + m)
     a[o] = m + n
     a[o + 1] += total
-    a[o + 3] = min(a[o + 3], low)
-    a[o + 4] = max(a[o + 4], high)
+    a[o + 2] = min(a[o + 2], low)
+    a[o + 3] = max(a[o + 3], high)
 
 
 @part
@@ -122,12 +128,12 @@ def moments_value(a: Floats, o: int, op: int) -> float:
     if op == MEAN:
         return float(a[o + 1] / n)
     if op == MINIMUM:
-        return float(a[o + 3])
+        return float(a[o + 2])
     if op == MAXIMUM:
-        return float(a[o + 4])
+        return float(a[o + 3])
     if n == 1.0:
         return 0.0
-    variance = a[o + 2] / (n - 1.0)
+    variance = a[o + 4] / (n - 1.0)
     return math.sqrt(variance) if op == STD else variance
 
 
@@ -282,14 +288,14 @@ def decay_add(a: Floats, o: int, at: float, half: float) -> None:
 
 
 @part
-def fold_add(kind: int, a: Floats, o: int, x: float) -> None:
+def fold_add(kind: int, a: Floats, o: int, x: float, words: int) -> None:
     """Fold `x` into the pane accumulator `a[o:]` of an aggregate's kind; a missing value only counts as an event."""
     if kind == COUNT:
         a[o] += 1.0
     elif x != x:
         return
     elif kind == MOMENTS:
-        moments_add(a, o, x)
+        moments_add(a, o, x, words)
     elif kind == DISTINCT:
         registers_add(a, o, x)
     else:

@@ -39,7 +39,7 @@ def label_fold(a: Floats, shift: int, blocks: Table, s: Floats, e: int, span: in
             elif g.kind == T.LABEL_MOMENTS:
                 x = s[e + g.column * span]
                 if x == x:
-                    folds.moments_add(a, o, x)
+                    folds.moments_add(a, o, x, folds.MOMENT_WORDS)
 
 
 @part

@@ -98,7 +98,7 @@ def pane_add(s: Floats, b: int, g: Any, time: float, x: float) -> None:
         fold_zero(s, o + 1, g.words)
         s[o] = epoch
     if s[o] == epoch:
-        fold_add(g.kind, s, o + 1, x)
+        fold_add(g.kind, s, o + 1, x, g.words)
 
 
 @part
@@ -116,7 +116,7 @@ def panes_merge(s: Floats, b: int, g: Any, begin: float, end: float, work: Float
             if g.kind == COUNT:
                 work[g.acc] += s[o + 1]
             elif g.kind == MOMENTS:
-                moments_merge(work, g.acc, s, o + 1)
+                moments_merge(work, g.acc, s, o + 1, g.words)
             elif g.kind == DISTINCT:
                 registers_merge(work, g.acc, s, o + 1)
 

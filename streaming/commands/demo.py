@@ -18,7 +18,7 @@ from rich.live import Live as Screen
 from rich.table import Table
 from rich.text import Text
 
-from schemas.errors import DefinitionError, Unavailable
+from schemas.errors import DefinitionError, MillraceError, Unavailable
 from streaming import settings as configuration
 from streaming import stack
 from streaming.commands import options
@@ -74,6 +74,9 @@ def demo_command(
             print(json.dumps(asdict(summary)), flush=True)
         else:
             options.out.print(_told(summary, waited), highlight=False)
+        if summary.lost:
+            found = f"{summary.lost:,} events without a decision, and no progress for {PATIENCE:.0f} s; {_job(site)}"
+            options.err.print(found, highlight=False, markup=False)
     if not as_json:
         options.out.print(_next(site, workload, keep), highlight=False)
     if summary.lost:
@@ -123,12 +126,18 @@ def _stop_stack(chosen: "Settings", quiet: bool) -> None:
 
 
 def _stop_job(name: str, found: stack.Stack, chosen: "Settings") -> None:
-    """Stop the job with a savepoint, so that the next one goes on from there; one that has failed is gone already."""
-    from streaming import jobs
+    """Stop the job with a savepoint, so that the next one goes on from there; cancel it where it cannot take one."""
+    from streaming import flink, jobs
 
     with options.err.status(f"stopping {name}"):
-        if jobs.running(found.flink, name) is not None:
+        job = jobs.running(found.flink, name)
+        if job is None:  # it has failed
+            return
+        try:
             jobs.stop(name, found, chosen)
+        except MillraceError as error:
+            options.err.print(f"{name} is cancelled: {error}", highlight=False, markup=False)
+            flink.cancel(found.flink, job.id)
 
 
 def _run(
@@ -155,17 +164,21 @@ def _run(
 
 def _await_first(live: "Live", site: Site) -> None:
     """Wait until the first event is decided; Unavailable with the job's own words when it is not."""
-    from streaming import flink
-
-    name, address = site.workload.name, site.stack.flink
     deadline = time.monotonic() + FIRST
     with options.err.status("waiting for the first decision"):
         while not live.tally.first.wait(0.1):
             live.check()
             if time.monotonic() > deadline:
-                job = next((job for job in flink.jobs(address) if job.name == name), None)
-                state = f"{job.state}: {flink.failure(address, job.id) or 'no failure'}" if job else "gone"
-                raise Unavailable(f"demo: found no decision within {FIRST:.0f} s, expected one; job {name} is {state}")
+                raise Unavailable(f"demo: found no decision within {FIRST:.0f} s, expected one; {_job(site)}")
+
+
+def _job(site: Site) -> str:
+    """What the cluster says about the job."""
+    from streaming import flink
+
+    name, address = site.workload.name, site.stack.flink
+    job = next((job for job in flink.jobs(address) if job.name == name), None)
+    return f"job {name} is {job.state}: {flink.failure(address, job.id) or 'no failure'}" if job else f"no job {name}"
 
 
 def _report(live: "Live", seconds: float, as_json: bool) -> None:

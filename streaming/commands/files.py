@@ -212,7 +212,8 @@ def train_command(
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
         rows, params = data.columns(features)[keep], Boosting(seed=seed, validation=0.1)
         recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}
-        artifact = fit(rows, data.label[keep], features, plan.workload.name, at=data.at[keep], params=params, recipe=recipe)
+        name, at = plan.workload.name, data.at[keep]
+        artifact = fit(rows, data.label[keep], features, name, at=at, params=params, recipe=recipe)
     artifact.save(out)
     metrics = dict(artifact.metrics)
     result = {"model": artifact.version, "examples": len(rows), "out": str(out), "metrics": metrics}

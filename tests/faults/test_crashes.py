@@ -30,8 +30,8 @@ def test_taskmanager_thrice(world: Make, data: Data) -> None:
     job = world()
     job.deploy()
     sending = job.publishing(data.events, data.outcomes, 1_500)
-    for number in (3_000, 8_000, 13_000):
-        sending.reach(job.topics.events, number)
+    for number in (3_000, 9_000, 15_000):
+        job.reach(number)
         job.kill("taskmanager-0")
         job.mend()
     sending.finish()
@@ -45,7 +45,7 @@ def test_broker(world: Make, data: Data) -> None:
     job = world()
     job.deploy()
     sending = job.publishing(data.events, data.outcomes, 1_500)
-    sending.reach(job.topics.events, 4_000)
+    job.reach(4_000)
     job.kill("kafka")
     job.mend()
     sending.finish()
@@ -63,7 +63,6 @@ def test_jobmanager(world: Make, data: Data) -> None:
     job.reach(half // 2)
     job.kill("jobmanager")
     job.mend()
-    (job.folder / "lost").mkdir()
     deployed = job.deploy()
     assert deployed.savepoint is not None
     assert "/chk-" in deployed.savepoint

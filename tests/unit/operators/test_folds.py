@@ -17,7 +17,7 @@ def moments(values: list[float]) -> NDArray[np.float64]:
     """Moments of values added one by one."""
     a = np.zeros(folds.MOMENT_WORDS)
     for x in values:
-        folds.moments_add(a, 0, x)
+        folds.moments_add(a, 0, x, folds.MOMENT_WORDS)
     return a
 
 
@@ -26,7 +26,7 @@ def moments(values: list[float]) -> NDArray[np.float64]:
 def test_moments_of_parts_are_those_of_the_whole(left: list[float], right: list[float]) -> None:
     """Panes, and windows that continue shorter ones, give wrong means and deviations."""
     merged, ranged = moments(left), np.zeros(folds.MOMENT_WORDS)
-    folds.moments_merge(merged, 0, moments(right), 0)
+    folds.moments_merge(merged, 0, moments(right), 0, folds.MOMENT_WORDS)
     both = np.array(left + right)
     folds.moments_range(ranged, 0, both, 0, len(left), 1)
     folds.moments_range(ranged, 0, both, len(left), len(both), 1)

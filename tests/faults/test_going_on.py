@@ -1,0 +1,91 @@
+"""A job that was stopped, changed or lost goes on where it was, and from nothing that is not whole."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import streaming.workloads.fraud
+from schemas.errors import DefinitionError, MillraceError
+from streaming import jobs
+from streaming.workloads import Reference
+from tests.world import Data, World, check, wait
+
+pytestmark = pytest.mark.services
+Make = Callable[..., World]
+SOURCE = Path(streaming.workloads.fraud.__file__).read_text()
+
+
+def variant(old: str, new: str) -> Reference:
+    """The fraud workload with some of its text replaced."""
+    assert old in SOURCE
+    return Reference("variant.py", SOURCE.replace(old, new))
+
+
+def test_stop_and_go(world: Make, data: Data) -> None:
+    """If this fails, a stop loses or repeats decisions, or features start over; or a new feature costs the old state."""
+    job = world()
+    third = len(data.events) // 3
+    job.publish(data.events[:third], data.outcomes)
+    job.deploy()
+    job.decided({json.loads(event)["id"]: b"" for event in data.events[:third]})
+    savepoint = job.stop()
+    job.publish(data.events[third : 2 * third])
+    assert job.deploy().savepoint == savepoint
+    job.decided({json.loads(event)["id"]: b"" for event in data.events[: 2 * third]})
+    job.stop()
+    job.publish(data.events[2 * third :])
+    job.deploy(variant('mean("amount", *WINDOWS), since(),', 'mean("amount", *WINDOWS), since(), std("amount", "60d"),')
+               if 'std' in SOURCE.split("by(")[0] else variant("since(),", 'since(), max_("amount", "60d"),'))
+    assert job.finish(data.expected) == 0
+
+
+def test_newest_state(world: Make, data: Data) -> None:
+    """If this fails, a deploy starts over though there is a state, takes an old one, or one that is not whole."""
+    job = world()
+    folder = job.settings.home / "checkpoints" / job.name
+    (folder / "dead" / "chk-9").mkdir(parents=True)
+    assert job.deploy().savepoint is None
+    wait(lambda: job.checkpoints() > 0, 30, "a checkpoint")
+    job.close()
+    wait(lambda: jobs.running(job.services.flink, job.name) is None, 30, "the end of the job")
+    (folder / "dead" / "chk-10").mkdir()
+    (folder / "dead" / "chk-10" / "_metadata.inprogress").write_bytes(b"half")
+    checkpoint = job.deploy().savepoint
+    assert checkpoint is not None
+    assert "/chk-" in checkpoint
+    assert "dead" not in checkpoint
+    savepoint = job.stop()
+    assert job.deploy().savepoint == savepoint
+    job.stop()
+    assert job.deploy(fresh=True).savepoint is None
+
+
+def test_refused_before_the_cluster(world: Make) -> None:
+    """If this fails, a workload that cannot run reaches the cluster and fails there, far from its author."""
+    job = world()
+    with pytest.raises(DefinitionError, match="shipped are"):
+        job.deploy(Reference("fraud", None, {"model": "nothing"}))
+    with pytest.raises(DefinitionError, match=r"reads 'card_count_1d', which no feature provides"):
+        job.deploy(variant('count(*WINDOWS), mean("amount", *WINDOWS), since(),', 'mean("amount", *WINDOWS), since(),'))
+    with pytest.raises(DefinitionError, match="found no feature 'amuont'"):
+        job.deploy(variant("f.amount / f.card_amount_label_max_false", "f.amuont / f.card_amount_label_max_false"))
+    assert jobs.running(job.services.flink, job.name) is None
+
+
+def test_errors_on_the_cluster_are_told(world: Make, data: Data) -> None:
+    """If this fails, a Python error inside a job is a riddle, or a job that cannot start goes on trying for ever."""
+    job = world()
+    began = time.monotonic()
+    broken = variant("def fraud(", 'import sys\nif "pemja" in sys.modules:\n    raise ValueError("planted")\n\n\ndef fraud(')
+    with pytest.raises(MillraceError, match="planted"):
+        job.deploy(broken)
+    assert time.monotonic() - began < 30
+    assert jobs.running(job.services.flink, job.name) is None
+    fails = "night=lambda f: (f.hour <= 6) if len(f.hour) < 2 and f.hour[0] >= 0 and f.amount[0] == 1 else 1 / 0,"
+    job.deploy(variant("night=lambda f: f.hour <= 6,", fails))
+    job.publish(data.events[:10])
+    wait(lambda: "ZeroDivisionError" in job.failure(), 30, "the reason")
+    assert "variant.py" in job.failure()
