@@ -10,7 +10,7 @@ export UV_PYTHON_PREFERENCE ?= system
 
 .PHONY: setup demo check lint test bench clean
 
-setup: .venv/.jars
+setup: .venv/.jars .venv/.kernels
 
 .tools/bin/uv:
 	$(PYTHON) -m venv .tools
@@ -23,6 +23,11 @@ setup: .venv/.jars
 .venv/.jars: .venv/.synced $(JAVA)
 	$(BIN)/python -c "from streaming import jars, settings; c = settings.read().cache; \
 	jars.broker_classpath(c); jars.flink_lib(c)"
+	@touch $@
+
+# numba's cache looks at the file of a kernel only, not at those that it calls into.
+.venv/.kernels: .venv/.synced $(wildcard */kernels/*.py)
+	rm -f */kernels/__pycache__/*.nb?
 	@touch $@
 
 demo: setup

@@ -82,6 +82,12 @@ def sink(key: bytes | None, value: bytes | None, headers: Sequence[tuple[bytes, 
     return b"".join(parts)
 
 
+def sinks(keys: Sequence[bytes], values: Sequence[bytes]) -> list[bytes]:
+    """Sink frames of records without headers."""
+    pack = _SINK.pack
+    return [pack(len(key), len(value), 0) + key + value for key, value in zip(keys, values, strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One micro-batch: `n` records, `u` distinct keys.

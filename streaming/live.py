@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -23,7 +24,10 @@ from streaming import kafka
 from streaming.simulator import BOOK_START, DAY, Frauds, Record, Spec, stream
 
 DAYS_A_SECOND = 0.55
-"""Simulated days that pass in a second, about: labels, 7 days late, are there after 13 seconds."""
+"""Simulated days that pass in a second, about: labels, 7 days late, would be there after 13 seconds."""
+
+HISTORY = 26.0
+"""Seconds of the stream that are published at once, before anything is shown: two weeks, half of them with labels."""
 
 RECENT = 3.0
 """Seconds that rates and latencies of the view cover."""
@@ -56,9 +60,9 @@ class Summary:
 
 
 class Tally:
-    """Counts of one run, of the events whose ids begin with `prefix`; fed by the threads that read the topics."""
+    """Counts of one run, of the events `prefix` + number from `first` on; fed by the threads that read the topics."""
 
-    def __init__(self, prefix: str, alarm: str) -> None:
+    def __init__(self, prefix: str, alarm: str, first: int = 0) -> None:
         """`alarm` is the action whose latest decisions are kept."""
         self.sent = self.repeated = 0
         self.actions: Counter[str] = Counter()
@@ -70,7 +74,7 @@ class Tally:
         self.decided: dict[str, int] = {}
         self.dead: set[str] = set()
         self.alarm = alarm
-        self._prefix = prefix
+        self._prefix, self._first = prefix, first
         self._decision, self._event = msgspec.json.Decoder(Scored), msgspec.json.Decoder(_Event)
 
     @property
@@ -83,7 +87,10 @@ class Tally:
             id = self._event.decode(record.value or b"").id
         except msgspec.DecodeError:
             return None
-        return id if id.startswith(self._prefix) else None
+        return id if self._ours(id) else None
+
+    def _ours(self, id: str) -> bool:
+        return id.startswith(self._prefix) and int(id.removeprefix(self._prefix)) >= self._first
 
     def event(self, record: kafka.Record) -> None:
         """Note an event."""
@@ -95,7 +102,7 @@ class Tally:
     def decision(self, record: kafka.Record) -> None:
         """Note a decision."""
         decision = self._decision.decode(record.value or b"")
-        if not decision.id.startswith(self._prefix):
+        if not self._ours(decision.id):
             return
         if decision.id in self.decided:
             self.repeated += 1
@@ -191,8 +198,7 @@ class Live:
                         self._halt.wait(ahead)
                 if self._halt.is_set():
                     return
-                topic = self._topics.events if record.topic == "events" else self._topics.outcomes
-                producer.publish(topic, [(record.key.encode(), record.value, ())])
+                publish(producer, self._topics, record)
                 self.tally.sent += record.topic == "events"
 
     def _begin(self, producer: kafka.Producer) -> bool:
@@ -273,7 +279,7 @@ def calendar(before: int | None, rate: float, seconds: float, now: int) -> Spec:
     DefinitionError where the calendar would run into the future of `now` (ms).
     """
     start = BOOK_START if before is None else (before // DAY + 1) * DAY
-    days = int(seconds * DAYS_A_SECOND) + 3
+    days = int((seconds + HISTORY) * DAYS_A_SECOND) + 3
     if start + days * DAY > now:
         known = time.strftime("%Y-%m-%d", time.gmtime((before or 0) / 1000))
         raise DefinitionError(
@@ -293,3 +299,24 @@ def traffic(brokers: str, topic: str, rate: float, seconds: float, prefix: str) 
     """Simulated card traffic, `rate` events a second, that goes on where `topic` ends; ids begin with `prefix`."""
     world = calendar(newest(brokers, topic), rate, seconds, time.time_ns() // 1_000_000)
     return stream(world, rate, prefix=prefix)
+
+
+def publish(producer: kafka.Producer, topics: Topics, record: Record) -> None:
+    """Publish a record of a stream to its topic."""
+    topic = topics.events if record.topic == "events" else topics.outcomes
+    producer.publish(topic, [(record.key.encode(), record.value, ())])
+
+
+def history(brokers: str, topics: Topics, records: Iterator[Record]) -> tuple[int, Iterator[Record]]:
+    """Publish the first `HISTORY` seconds of a stream at once; returns how many events, and the rest, due from 0 on.
+
+    A job that is deployed after this reads it as a backfill, events and outcomes in the order of their times.
+    """
+    count = 0
+    with kafka.Producer(brokers) as producer:
+        for record in records:
+            if record.topic == "events" and record.due >= HISTORY:
+                break
+            publish(producer, topics, record)
+            count += record.topic == "events"
+    return count, (later._replace(due=later.due - HISTORY) for later in chain([record], records))

@@ -275,8 +275,8 @@ class FeatureOperator(_Operator):
             outputs.add(frames.ROW + self._stage.index + 1, self._rows(events))
             return
         decided = self._decider(events)
-        keys = (key.encode() for key in events.entities[0])
-        outputs.add(frames.DECISION, [frames.sink(k, value) for k, value in zip(keys, decided.values, strict=True)])
+        keys = [key.encode() for key in events.entities[0]]
+        outputs.add(frames.DECISION, frames.sinks(keys, decided.values))
         self._serving.decided(decided)
 
     def _rows(self, events: Events) -> list[bytes]:

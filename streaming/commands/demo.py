@@ -26,8 +26,9 @@ from streaming.commands.options import Json
 from streaming.commands.stack import Steps
 
 if TYPE_CHECKING:
-    from streaming.live import Live, Pace, Summary
+    from streaming.live import Live, Pace, Summary, Tally
     from streaming.settings import Settings
+    from streaming.simulator import Record
     from streaming.workload import Workload
 
 FIRST = 120.0  # seconds that the first decision may take: a job without savepoint reads its whole topic first
@@ -43,7 +44,8 @@ class Site:
 
     workload: "Workload"
     stack: stack.Stack
-    stack_was_up: bool
+    traffic: "Iterator[Record]"
+    tally: "Tally"
     job_was_up: bool
 
 
@@ -68,8 +70,12 @@ def demo_command(
     chosen = configuration.read()
     began = time.monotonic()
     with ExitStack() as undo, _interruptible():
-        site = _start(chosen, workload, keep, as_json, undo)
-        summary, waited = _run(site, chosen, seconds, rate, as_json, began)
+        quiet = as_json and not options.err.is_terminal
+        stack_was_up = any(part.pid for part in stack.status(chosen))
+        if not keep and not stack_was_up:
+            undo.callback(_stop_stack, chosen, quiet)
+        site = _deploy(_up(chosen, quiet), chosen, workload, (rate, seconds), None if keep else undo)
+        summary, waited = _run(site, seconds, as_json, began)
         if as_json:
             print(json.dumps(asdict(summary)), flush=True)
         else:
@@ -78,7 +84,7 @@ def demo_command(
             found = f"{summary.lost:,} events without a decision, and no progress for {PATIENCE:.0f} s; {_job(site)}"
             options.err.print(found, highlight=False, markup=False)
     if not as_json:
-        options.out.print(_next(site, workload, keep), highlight=False)
+        options.out.print(_next(workload, keep or site.job_was_up, stack_was_up), highlight=False)
     if summary.lost:
         raise typer.Exit(1)
 
@@ -93,27 +99,35 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start(chosen: "Settings", name: str, keep: bool, as_json: bool, undo: ExitStack) -> Site:
-    """Stack up and job deployed; `undo` stops what was started here."""
-    quiet = as_json and not options.err.is_terminal
-    was_up = any(part.pid for part in stack.status(chosen))
-    if not keep and not was_up:
-        undo.callback(_stop_stack, chosen, quiet)
+def _up(chosen: "Settings", quiet: bool) -> stack.Stack:
+    """The stack, up; what the rest imports takes as long as the services need to start."""
     with ThreadPoolExecutor(1) as pool, Steps("starting", quiet) as steps:
-        imported = pool.submit(_import)  # takes as long as the services need to start
+        imported = pool.submit(_import)
         found = stack.up(chosen, steps)
         imported.result()
-    from streaming import jobs
+    return found
+
+
+def _deploy(
+    found: stack.Stack, chosen: "Settings", name: str, pace: tuple[float, float], undo: ExitStack | None
+) -> Site:
+    """The simulated traffic's history published, and the job deployed where none runs; `undo` stops that one."""
+    from streaming import jobs, kafka, live
     from streaming.workloads import reference
 
     deployment = jobs.deployment(reference(name, {}), found, chosen)
+    workload, topics = deployment.plan.workload, deployment.topics
     job_was_up = jobs.running(found.flink, deployment.name) is not None
-    if not job_was_up:
-        if not keep:
-            undo.callback(_stop_job, deployment.name, found, chosen)
-        with options.err.status(f"deploying {name}"):
+    prefix = f"{secrets.token_hex(4)}-"
+    with options.err.status(f"deploying {name}, with two simulated weeks before it"):
+        kafka.create_topics(found.kafka, {topic: {} for topic in topics.all()}, chosen.parallelism)
+        whole = live.traffic(found.kafka, topics.events, *pace, prefix)
+        before, traffic = live.history(found.kafka, topics, whole)
+        if not job_was_up:
+            if undo is not None:
+                undo.callback(_stop_job, deployment.name, found, chosen)
             jobs.deploy(deployment, found, chosen)
-    return Site(deployment.plan.workload, found, was_up, job_was_up)
+    return Site(workload, found, traffic, live.Tally(prefix, workload.policy.actions[-1], before), job_was_up)
 
 
 def _import() -> None:
@@ -140,17 +154,13 @@ def _stop_job(name: str, found: stack.Stack, chosen: "Settings") -> None:
             flink.cancel(found.flink, job.id)
 
 
-def _run(
-    site: Site, chosen: "Settings", seconds: float, rate: float, as_json: bool, began: float
-) -> "tuple[Summary, float | None]":
+def _run(site: Site, seconds: float, as_json: bool, began: float) -> "tuple[Summary, float | None]":
     """Send, show and wait for the rest; returns the summary, and the seconds from `began` to the first decision."""
-    from streaming.live import Live, Tally, traffic
+    from streaming.live import Live
 
-    topics, prefix = site.workload.topics, f"{secrets.token_hex(4)}-"
-    tally = Tally(prefix, site.workload.policy.actions[-1])
-    with Live(site.stack.kafka, topics, tally) as live:
+    with Live(site.stack.kafka, site.workload.topics, site.tally) as live:
         try:
-            live.send(traffic(site.stack.kafka, topics.events, rate, seconds, prefix), seconds)
+            live.send(site.traffic, seconds)
             _await_first(live, site)
             (_watch if options.out.is_terminal and not as_json else _report)(live, seconds, as_json)
         except KeyboardInterrupt:  # enough seen; what is on its way is still waited for
@@ -159,7 +169,7 @@ def _run(
             live.drain(PATIENCE)
         except KeyboardInterrupt:
             options.err.print("not waiting for the rest", highlight=False)
-        return tally.summary(), live.began - began if live.began else None
+        return site.tally.summary(), live.began - began if live.began else None
 
 
 def _await_first(live: "Live", site: Site) -> None:
@@ -256,13 +266,13 @@ def _told(summary: "Summary", waited: float | None) -> str:
     return text if waited is None else f"{text}first decision {waited:.1f} s after the start of the command\n"
 
 
-def _next(site: Site, name: str, keep: bool) -> str:
+def _next(name: str, job_is_up: bool, stack_is_up: bool) -> str:
     """Three commands that work now, one after the other."""
     millrace = "millrace" if shutil.which("millrace") else sys.argv[0]
     tail = f"tail {name} --from-beginning --limit 3"
-    if keep or site.job_was_up:
+    if job_is_up:
         commands = [tail, f"stop {name}", "down"]
-    elif site.stack_was_up:
+    elif stack_is_up:
         commands = [tail, f"describe {name}", f"deploy {name}"]
     else:
         commands = ["up", tail, f"deploy {name}"]

@@ -63,10 +63,10 @@ def test_jobmanager(world: Make, data: Data) -> None:
     job.reach(half // 2)
     job.kill("jobmanager")
     job.mend()
+    job.publish(data.events[half:])
     deployed = job.deploy()
     assert deployed.savepoint is not None
     assert "/chk-" in deployed.savepoint
-    job.publish(data.events[half:])
     job.finish(data.expected)
 
 
