@@ -5,8 +5,8 @@
 | source | `i64 at · i32 partition · i64 offset · i64 timestamp · i32 key length · i32 value length · key · value` |
 | row | `i64 at · i32 key length · key · payload`: from stage to stage, keyed by `key` |
 | sink | `i32 key length · i32 value length · i32 headers · headers × (i32, i32) · key · value · names and values` |
-| request | `i32 n · i32 u · i32 slot[n] · i32 length[n] · i32 key length[u] · i32 state length[u] · u8 port[n] · pad`, |
-| | `states · keys · records` |
+| request | `i32 n · i32 u · i32 slot[n] · i32 length[n] · i32 key length[u] · i32 state length[u] · u8 port[n]`, |
+| | `pad · states · keys · records` |
 | response | `i32 m · i32 u · i32 length[m] · i32 state length[u] · u8 tag[m] · pad · i64 timer[u] · states · outputs` |
 
 A length of -1 is null (key, value) or unchanged (state in a response); a state of length 0 is absent. `pad` fills to

@@ -14,7 +14,9 @@ WINDOWS = ("1m", "1h", "1d")
 reference = Workload(
     name="reference",
     event=Reading,
-    features=(by("key", count(*WINDOWS), mean("value", *WINDOWS), max_("value", *WINDOWS), ring=8, ids=16, lateness="0s"),),
+    features=(
+        by("key", count(*WINDOWS), mean("value", *WINDOWS), max_("value", *WINDOWS), ring=8, ids=16, lateness="0s"),
+    ),
     model=pretrained("reference"),
     policy=thresholds(review=0.7, reasons=0, degraded="review"),
 )
