@@ -78,9 +78,7 @@ class Artifact:
         )
         for good, part, value, expected in found:
             if not good:
-                raise ModelRejected(
-                    f"model {self.name!r}, {part}: found {value}, expected {expected}; train it again"
-                )
+                raise ModelRejected(f"model {self.name!r}, {part}: found {value}, expected {expected}; train it again")
 
     @property
     def version(self) -> str:
@@ -135,9 +133,7 @@ def load(folder: Path) -> Artifact:
     except ModelRejected as e:
         raise ModelRejected(f"{path}: {e}") from e
     if a.version != m.version:
-        raise ModelRejected(
-            f"{path}, version: found {m.version!r}, expected {a.version!r}; save the model again"
-        )
+        raise ModelRejected(f"{path}, version: found {m.version!r}, expected {a.version!r}; save the model again")
     return a
 
 

@@ -39,9 +39,7 @@ class Boosting:
     row_share: float = 0.8
     l2: float = 5.0
     memory_days: tuple[float, ...] = (float("inf"),)
-    validation: float = (
-        0.0  # the latest share of rows: measured on, and stops early, before all rows are used
-    )
+    validation: float = 0.0  # the latest share of rows: measured on, and stops early, before all rows are used
     patience: int = 40  # trees without improvement of the validation's average precision
     threads: int = 1  # any number gives the same trees
     seed: int = 0
@@ -95,13 +93,9 @@ def fit(
         cut = round(len(label) * (1 - p.validation))
         old, new = slice(0, cut), slice(cut, None)
         trees, measured = _validate(rows, label, weights, (old, new), p)
-    starts = [
-        0 if np.isinf(d) else int(np.searchsorted(times, times[-1] - round(d * DAY))) for d in p.memory_days
-    ]
+    starts = [0 if np.isinf(d) else int(np.searchsorted(times, times[-1] - round(d * DAY))) for d in p.memory_days]
     if any(len(np.unique(label[s:])) < 2 for s in starts):
-        raise ModelRejected(
-            f"boosting.fit: found one class within the last {min(p.memory_days)} days, expected both"
-        )
+        raise ModelRejected(f"boosting.fit: found one class within the last {min(p.memory_days)} days, expected both")
     boosters = [_train(rows[s:], label[s:], weights[s:], p, trees) for s in starts]
     scores = np.mean([b.predict(rows, num_threads=p.threads) for b in boosters], axis=0)
     onnx = graph.boosted([list(_trees(b)) for b in boosters], len(features))
@@ -144,9 +138,7 @@ def _check(
             f"expected ({n}, {len(features)}), ({n},), ({n},): one row a label, one column a feature"
         )
     if (np.diff(times) < 0).any():
-        raise DefinitionError(
-            "boosting.fit: found `at` that goes back, expected rows in order of time; sort them"
-        )
+        raise DefinitionError("boosting.fit: found `at` that goes back, expected rows in order of time; sort them")
     if not 0 <= p.validation < 1 or not p.memory_days:
         raise DefinitionError(f"boosting.fit: found {p}, expected 0 <= validation < 1 and a memory")
     if not np.isfinite(rows).all():
@@ -177,18 +169,14 @@ def _validate(
     """Number of trees that did best on the later rows after training on the earlier, and metrics there."""
     old, new = split
     if min(len(np.unique(label[old])), len(np.unique(label[new]))) < 2:
-        raise ModelRejected(
-            "boosting.fit: found labels of one class on a side of the validation split, expected both"
-        )
+        raise ModelRejected("boosting.fit: found labels of one class on a side of the validation split, expected both")
     settings = p.lightgbm() | {"metric": "average_precision"}
     data = lightgbm.Dataset(rows[old], label[old], weight=weights[old], params=settings)
     later = lightgbm.Dataset(rows[new], label[new], weight=weights[new], reference=data)
     stop = lightgbm.early_stopping(p.patience, verbose=False)
     booster = lightgbm.train(settings, data, p.trees, valid_sets=[later], callbacks=[stop])
     score = booster.predict(rows[new], num_iteration=booster.best_iteration, num_threads=p.threads)
-    return booster.best_iteration, {
-        f"validation_{k}": v for k, v in metrics.summary(label[new], score).items()
-    }
+    return booster.best_iteration, {f"validation_{k}": v for k, v in metrics.summary(label[new], score).items()}
 
 
 def _trees(booster: lightgbm.Booster) -> Iterator[list[graph.Node]]:
@@ -206,9 +194,7 @@ def _flatten(node: Mapping[str, Any], nodes: list[graph.Node]) -> int:
         nodes.append(graph.Node(-1, value=node["leaf_value"]))
         return here
     if node["decision_type"] != "<=":
-        raise ModelRejected(
-            f"boosting: found split {node['decision_type']!r}, expected <=; no categorical features"
-        )
+        raise ModelRejected(f"boosting: found split {node['decision_type']!r}, expected <=; no categorical features")
     nodes.append(graph.Node(node["split_feature"], node["threshold"]))
     left = _flatten(node["left_child"], nodes)
     right = _flatten(node["right_child"], nodes)

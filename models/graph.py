@@ -80,9 +80,7 @@ def logistic(weights: NDArray[np.float64], bias: float) -> bytes:
     return model(nodes, {"weights": weights.reshape(-1, 1), "bias": np.array([bias])}, len(weights))
 
 
-def model(
-    nodes: Sequence[onnx.NodeProto], constants: dict[str, NDArray[np.float64]], n_features: int
-) -> bytes:
+def model(nodes: Sequence[onnx.NodeProto], constants: dict[str, NDArray[np.float64]], n_features: int) -> bytes:
     """A model of `nodes` from INPUT to OUTPUT, `constants` as float32; same arguments, same bytes."""
     graph = helper.make_graph(
         list(nodes),

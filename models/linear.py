@@ -21,9 +21,7 @@ def linear(
 
     w = np.array(list(weights.values()), np.float64)
     usual = np.array([(baseline or {}).get(f, 0.0) for f in weights], np.float64)
-    scale = 1 / np.maximum(
-        np.abs(w) * np.sqrt(max(len(w), 1)), 1e-3
-    )  # golden rows over the sigmoid's whole range
+    scale = 1 / np.maximum(np.abs(w) * np.sqrt(max(len(w), 1)), 1e-3)  # golden rows over the sigmoid's whole range
     rows = (usual + 4 * scale * np.random.default_rng(0).normal(size=(GOLDEN, len(w)))).astype(np.float32)
     w32, b32 = w.astype(np.float32).astype(np.float64), float(np.float32(bias))
     raw = rows.astype(np.float64) @ w32 + b32

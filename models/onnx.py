@@ -127,9 +127,7 @@ class Session:
     Raises ModelRejected where anything is not as expected.
     """
 
-    def __init__(
-        self, artifact: Artifact, sha256: str | None = None, device: Literal["auto", "cpu"] = "auto"
-    ) -> None:
+    def __init__(self, artifact: Artifact, sha256: str | None = None, device: Literal["auto", "cpu"] = "auto") -> None:
         self.artifact = artifact
         found = hashlib.sha256(artifact.onnx).hexdigest()
         if found != (sha256 or artifact.sha256):

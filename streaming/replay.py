@@ -7,6 +7,7 @@ before the newest of them has met its event; each feature then counts only what 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,16 @@ CHUNK = 1024
 """Events a step: large enough for vectors, small enough to stay in the cache."""
 
 
+class Refused(NamedTuple):
+    """A record that could not be decided: its file (`events` or `outcomes`), its number there from 1 on, its value."""
+
+    file: str
+    record: int
+    value: bytes
+    kind: str
+    detail: str
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What came of one chunk: the events that are no duplicates, what was decided about each, the records that
@@ -28,7 +39,7 @@ class Step:
 
     events: Events
     decided: Decided
-    deadletters: Sequence[tuple[bytes | None, DeadLetter]]
+    refused: Sequence[Refused]
     duplicates: int
 
 
@@ -69,10 +80,12 @@ class Replay:
     def run(self, events: Iterable[bytes], outcomes: Iterable[bytes]) -> Iterator[Step]:
         """Decide `events`, JSON values in order, with `outcomes` in any order."""
         truth = Outcomes(self._joiner, outcomes, self._now) if self._joiner else None
+        refused, number = truth.refused if truth else [], 0
         for values in _chunks(events, CHUNK):
-            yield self._step(values, truth)
+            yield self._step(values, truth, number, refused)
+            refused, number = [], number + len(values)
 
-    def _step(self, values: list[bytes], truth: "Outcomes | None") -> Step:
+    def _step(self, values: list[bytes], truth: "Outcomes | None", number: int, refused: list[Refused]) -> Step:
         events, dead = self._intake(values, np.full(len(values), self._now))
         labels: list[Label] = []
         if truth is not None and self._joiner is not None and len(events.ids):
@@ -86,8 +99,7 @@ class Replay:
             events, again = update(stage, table.states, slot, events, told)
             duplicates += again
         decided = self._decider(events)
-        letters = [(values[letter.index], letter) for letter in dead]
-        return Step(events, decided, letters, duplicates)
+        return Step(events, decided, [*refused, *_refused("events", number, values, dead)], duplicates)
 
     def _told(self, stage: Stage, labels: Sequence[Label]) -> tuple[list[str], Labels]:
         """What `labels` tell `stage`, and the key that each is about."""
@@ -102,11 +114,13 @@ class Outcomes:
 
     def __init__(self, joiner: Joiner, values: Iterable[bytes], now: int):
         self._outcomes: list[tuple[str, int, bool]] = []
-        self.deadletters: list[tuple[bytes | None, DeadLetter]] = []
+        self.refused: list[Refused] = []
+        number = 0
         for chunk in _chunks(values, 65_536):
             good, _, dead = joiner.decode(chunk, np.full(len(chunk), now))
             self._outcomes += good
-            self.deadletters += [(chunk[letter.index], letter) for letter in dead]
+            self.refused += _refused("outcomes", number, chunk, dead)
+            number += len(chunk)
         self._outcomes.sort(key=lambda outcome: outcome[1])
         self._at = np.fromiter((at for _, at, _ in self._outcomes), np.int64, len(self._outcomes))
         self._next = 0
@@ -117,6 +131,11 @@ class Outcomes:
         taken = self._outcomes[self._next : end]
         self._next = end
         return taken
+
+
+def _refused(file: str, before: int, values: Sequence[bytes], dead: Sequence[DeadLetter]) -> Iterator[Refused]:
+    for letter in dead:
+        yield Refused(file, before + letter.index + 1, values[letter.index], letter.kind, letter.detail)
 
 
 def _chunks(values: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

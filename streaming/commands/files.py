@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from schemas.decisions import Scored
 from schemas.errors import DefinitionError
 from streaming.commands import options
 from streaming.commands.options import Json, Name, Set, read_lines
@@ -63,12 +62,13 @@ def replay_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Decisions, JSON lines.")] = None,
     examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features, outcomes; .parquet, .jsonl.")] = None,
-    deadletters: Annotated[Path | None, typer.Option(dir_okay=False, help="Refused records with reasons.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Write only the newest decision of each key.")] = False,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
     """Decide a file of events, in process: no services, the same decisions as on a cluster.
+
+    Records that cannot be decided are written beside the decisions, to a file of the same name and `.deadletters`.
 
     Example: millrace replay fraud --events data/events.jsonl --outcomes data/outcomes.jsonl --out decisions.jsonl
     """
@@ -86,13 +86,13 @@ def replay_command(
     began = time.perf_counter()
     with ExitStack() as stack:
         bar, task = stack.enter_context(options.progress(f"replay {plan.workload.name}", total, as_json))
-        written = _Writer(stack, out, deadletters, last)
+        written = _Writer(stack, out, last)
         writer = stack.enter_context(ExampleWriter(examples, plan.names, truth)) if examples else None
         for step in replay.run(read_lines(events), read_lines(outcomes) if outcomes else ()):
             written.write(step, truth)
             if writer is not None:
                 writer.write(step.events, step.decided.columns)
-            bar.advance(task, len(step.events.ids) + len(step.deadletters) + step.duplicates)
+            bar.advance(task, len(step.events.ids) + len(step.refused) + step.duplicates)
         written.finish()
     seconds = time.perf_counter() - began
     result = written.result(seconds)
@@ -120,35 +120,42 @@ def _truth(path: Path) -> "Truth":
     return truth
 
 
+TOLD = 10
+"""Refused records that are told one by one; the rest is in the file, and counted."""
+
+
 class _Writer:
     """Writes what comes of a replay, and counts it."""
 
-    def __init__(self, stack: ExitStack, out: Path | None, deadletters: Path | None, last: bool):
+    def __init__(self, stack: ExitStack, out: Path | None, last: bool):
         self._out = stack.enter_context(out.open("wb")) if out else None
-        self._dead = stack.enter_context(deadletters.open("wb")) if deadletters else None
+        self._dead = stack.enter_context(out.with_name(out.name + ".deadletters").open("wb")) if out else None
         self._newest: dict[str, bytes] | None = {} if last else None
         self._actions: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._counts = Counter[str]()
+        self._told = 0
         self._scores: list[float] = []
         self._labels: list[bool] = []
-        self._score = msgspec.json.Decoder(Scored)
 
     def write(self, step: "Step", truth: "Truth") -> None:
         """Take one step."""
         self._counts.update(decisions=len(step.events.ids), duplicates=step.duplicates)
-        self._counts.update(deadletters=len(step.deadletters))
+        events = sum(refused.file == "events" for refused in step.refused)
+        self._counts.update(deadletters=len(step.refused), events=len(step.events.ids) + step.duplicates + events)
         self._actions.update(step.decided.actions)
-        self._reasons.update(letter.kind for _, letter in step.deadletters)
+        self._reasons.update(refused.kind for refused in step.refused)
         if self._newest is not None:
             self._newest.update(zip(step.events.entities[0], step.decided.values, strict=True))
         elif self._out is not None and step.decided.values:
             self._out.write(b"\n".join(step.decided.values) + b"\n")
-        if self._dead is not None:
-            for value, letter in step.deadletters:
-                text = (value or b"").decode(errors="replace")
-                line = {"reason": letter.kind, "detail": letter.detail, "value": text}
-                self._dead.write(msgspec.json.encode(line) + b"\n")
+        for file, record, value, kind, detail in step.refused:
+            line = {"file": file, "record": record, "reason": kind, "detail": detail}
+            if self._dead is not None:
+                self._dead.write(msgspec.json.encode(line | {"value": value.decode(errors="replace")}) + b"\n")
+            if self._told < TOLD:
+                options.err.print(f"{file}, record {record}: {kind}: {detail}", highlight=False, markup=False)
+            self._told += 1
         if truth:
             scored = zip(step.events.ids, step.decided.scores.tolist(), strict=True)
             known = [(truth.get(id), score) for id, score in scored]
@@ -166,11 +173,10 @@ class _Writer:
 
         from models.metrics import average_precision, log_loss, roc_auc
 
-        events = sum(self._counts.values())
-        result: dict[str, object] = {
-            "events": events, **{name: self._counts[name] for name in ("decisions", "deadletters", "duplicates")},
-            "actions": dict(self._actions), "seconds": round(seconds, 2), "events_per_second": round(events / seconds),
-        }  # fmt: skip
+        names = ("events", "decisions", "deadletters", "duplicates")
+        result: dict[str, object] = {name: self._counts[name] for name in names}
+        speed = round(self._counts["events"] / seconds)
+        result |= {"actions": dict(self._actions), "seconds": round(seconds, 2), "events_per_second": speed}
         if self._reasons:
             result["reasons"] = dict(self._reasons)
         labels, scores = np.array(self._labels, np.float64), np.array(self._scores)
