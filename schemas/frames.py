@@ -154,7 +154,7 @@ def build_response(
     outputs: Sequence[bytes],
     tags: bytes,
     state_length: NDArray[np.int32],
-    states: bytes,
+    states: bytes | memoryview,
     timer: NDArray[np.int64] | None,
 ) -> bytes:
     """The response to a request.

@@ -36,6 +36,8 @@ class States(Protocol[K]):
     def __setitem__(self, slot: K, state: bytes, /) -> None: ...
 
 
+_AT = attrgetter("at")
+
 Lookup = Callable[[str, Sequence[str], tuple[str, ...]], tuple[F64, NDArray[np.bool_]]]
 """Reads f64[k, fields] of entities from the online store (NaN: not there), and bool[k]: whether the store answered."""
 
@@ -98,7 +100,7 @@ class Intake:
             numbers[:, column] = np.fromiter(map(field, records), np.float64, k)
         return Events(
             index, ids, tuple(list(map(entity, records)) for entity in self._entities),
-            np.fromiter((record.at for record in records), np.int64, k), hash_ids(ids), numbers,
+            np.fromiter(map(_AT, records), np.int64, k), hash_ids(ids), numbers,
             np.empty((k, self._width)),
         )  # fmt: skip
 
@@ -158,22 +160,35 @@ def update(stage: Stage, states: F64, slot: NDArray[np.int32], events: Events, l
     """
     k, told = len(events.ids), len(labels.at)
     features = stage.features
-    port = np.zeros(told + k, np.uint8)
-    port[:told] = 1
     columns = np.ascontiguousarray(events.numbers[:, list(stage.columns)])
     rows = Rows(
         slot=slot,
-        port=port,
+        port=np.repeat(np.array([1, 0], np.uint8), (told, k)),
         at=np.concatenate((labels.at, events.at)),
         origin=np.concatenate((labels.origin, events.at)),
         label=np.concatenate((labels.label, np.zeros(k))),
         ids=np.concatenate((labels.hash, events.hash)),
         columns=np.concatenate((labels.columns, columns)),
     )
+    if told:
+        order = _order(labels.at, events.at)
+        rows = Rows._make(column[order] for column in rows)
     out = np.empty((told + k, len(features.names)))
-    fresh = features.update(states, rows, out)[told:]
-    events.features[:, stage.start : stage.stop] = out[told:]
+    fresh = features.update(states, rows, out)[rows.port == 0]
+    events.features[:, stage.start : stage.stop] = out[rows.port == 0]
     return events.take(fresh), k - int(fresh.sum())
+
+
+def _order(labels: I64, events: I64) -> I64:
+    """The order of a batch, labels numbered first: each label right before the first event later than it.
+
+    A key remembers few labels that it cannot count yet; told no sooner than needed, and by time, few is enough,
+    and what is too much is the same in every run.
+    """
+    place = np.searchsorted(np.maximum.accumulate(events), labels, side="right")
+    places = np.concatenate((2 * place, 2 * np.arange(len(events)) + 1))
+    order: I64 = np.lexsort((np.concatenate((labels, events)), places))
+    return order
 
 
 class Joiner:

@@ -22,6 +22,10 @@ SMALL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 BUSY = ("-XX:+UseG1GC",)
 """For a JVM through which every record passes."""
 
+BATCHING = (*BUSY, "-XX:G1HeapRegionSize=8m")
+"""For a TaskManager. What goes to Python and back is one array of up to some megabytes for each batch; in smaller
+regions G1 would treat each as humongous."""
+
 
 def command(
     name: str, heap: str, options: tuple[str, ...], classpath: list[Path], folder: Path, cache: Path
@@ -80,8 +84,6 @@ def adopt(folder: Path, cache: Path) -> None:
             fresh.replace(target)
         left.unlink()
         # Each change of our Java makes new ones: the two newest of a part are enough.
-        kin = sorted(
-            target.parent.glob(f"{left.name.partition('-')[0]}-*.jsa"), key=lambda p: p.stat().st_mtime
-        )
+        kin = sorted(target.parent.glob(f"{left.name.partition('-')[0]}-*.jsa"), key=lambda p: p.stat().st_mtime)
         for old in kin[:-2]:
             old.unlink(missing_ok=True)

@@ -58,9 +58,7 @@ def _translated(brokers: str, doing: str) -> Iterator[None]:
     except KafkaException as error:
         reason = error.args[0] if error.args else error
         text = reason.str() if isinstance(reason, KafkaError) else str(reason)
-        raise Unavailable(
-            f"Kafka at {brokers}, {doing}: {text}; is it up? `millrace status` tells"
-        ) from error
+        raise Unavailable(f"Kafka at {brokers}, {doing}: {text}; is it up? `millrace status` tells") from error
 
 
 def partitions(brokers: str, seconds: float = TIMEOUT) -> dict[str, int]:
@@ -88,17 +86,11 @@ def create_topics(brokers: str, topics: Mapping[str, Mapping[str, str]], partiti
             for name, config in topics.items()
             if name not in there
         ]
-        created = (
-            [name for name, done in admin.create_topics(wanted).items() if _created(name, done)]
-            if wanted
-            else []
-        )
+        created = [name for name, done in admin.create_topics(wanted).items() if _created(name, done)] if wanted else []
         deadline = monotonic() + TIMEOUT
         while not all(_led(topic) for topic in _topics(admin, topics)):
             if monotonic() > deadline:
-                raise Unavailable(
-                    f"Kafka at {brokers}: no leader for {', '.join(topics)} after {TIMEOUT:.0f} s"
-                )
+                raise Unavailable(f"Kafka at {brokers}: no leader for {', '.join(topics)} after {TIMEOUT:.0f} s")
             sleep(0.02)
     return created
 
@@ -123,9 +115,7 @@ def _topics(admin: AdminClient, names: Iterable[str]) -> list[TopicMetadata | No
 
 
 def _led(topic: TopicMetadata | None) -> bool:
-    return (
-        topic is not None and bool(topic.partitions) and all(p.leader >= 0 for p in topic.partitions.values())
-    )
+    return topic is not None and bool(topic.partitions) and all(p.leader >= 0 for p in topic.partitions.values())
 
 
 def delete_topics(brokers: str, names: Iterable[str]) -> None:
@@ -209,7 +199,8 @@ def records(
         consumer.assign([TopicPartition(topic, p, offset) for p, offset in first.items()])
         reached = dict.fromkeys(ends, 0)
         while goal is None or any(reached[p] < end for p, end in goal.items() if p in reached):
-            messages = consumer.consume(batch, timeout=0.1)
+            one = consumer.poll(0.1)  # `consume` alone would wait until the batch is full
+            messages = [] if one is None else [one, *consumer.consume(batch - 1, timeout=0)]
             out = [record for m in messages if (record := _received(m, reached)) is not None]
             if goal is not None:
                 out = [record for record in out if record.offset < goal.get(record.partition, 0)]
@@ -276,9 +267,7 @@ class Producer:
                     self._client.poll(0.05)
                     self._check()
                 except KafkaException as error:
-                    raise DefinitionError(
-                        f"record {count} for {topic!r} cannot be published: {error}"
-                    ) from error
+                    raise DefinitionError(f"record {count} for {topic!r} cannot be published: {error}") from error
             count += 1
             if count % 1000 == 0:
                 self._client.poll(0)
@@ -292,9 +281,7 @@ class Producer:
         left = self._client.flush(seconds)
         self._check()
         if left:
-            raise Unavailable(
-                f"Kafka at {self.brokers} has not acknowledged {left} records after {seconds:.0f} s"
-            )
+            raise Unavailable(f"Kafka at {self.brokers} has not acknowledged {left} records after {seconds:.0f} s")
 
     def _check(self) -> None:
         if self._failed is not None:

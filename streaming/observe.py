@@ -126,9 +126,7 @@ class Metrics:
         self.events = self._counter("events", "Events that a workload took in")
         self.duplicates = self._counter("duplicates", "Events whose id was there before")
         self.degraded = self._counter("degraded", "Decisions made without something they should have had")
-        self.deadletters = self._counter(
-            "deadletters", "Records that could not be decided, by kind", "reason"
-        )
+        self.deadletters = self._counter("deadletters", "Records that could not be decided, by kind", "reason")
         self.records = self._histogram("batch_records", "Records in a micro-batch", RECORDS, "stage")
         self.seconds = self._histogram("stage_seconds", "Time of a micro-batch", SECONDS, "stage", "part")
         self.ages = self._histogram("event_age_seconds", "Wall clock minus Kafka timestamp", AGES)

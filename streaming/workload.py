@@ -86,9 +86,9 @@ class Workload:
 
     event and outcome: record types (subclasses of `Event` and `Outcome`); features: `by(entity, …)` blocks, the
     first by the entity that keys the topic, then `derive` and `enrich`; inputs: the columns that `millrace train`
-    gives to a model (all of them where it is empty); budget: time from event to decision that
-    is promised; skew: how far in the future of its arrival an event may say it happened; ttl: how long the state of
-    a silent key is kept, and how long an event waits for its outcome.
+    gives to a model (all of them where it is empty); views: whether features are published to Redis; budget: time
+    from event to decision that is promised; skew: how far in the future of its arrival an event may say it
+    happened; ttl: how long the state of a silent key is kept, and how long an event waits for its outcome.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Workload:
     model: Artifact
     policy: Policy
     inputs: tuple[str, ...] = ()
+    views: bool = True
     outcome: type[Outcome] | None = None
     budget: str = "10ms"
     skew: str = "5m"
@@ -108,10 +109,12 @@ class Workload:
             raise DefinitionError(f"{where}: name: expected lower-case letters, digits, - and _, up to 63")
         if not (isinstance(self.event, type) and issubclass(self.event, Event)):
             raise DefinitionError(f"{where}: event: found {self.event!r}, expected a subclass of schemas.records.Event")
-        if self.outcome is not None and not issubclass(self.outcome, Outcome):
+        if self.outcome is not None and not (isinstance(self.outcome, type) and issubclass(self.outcome, Outcome)):
             raise DefinitionError(
                 f"{where}: outcome: found {self.outcome!r}, expected a subclass of schemas.records.Outcome"
             )
+        if not isinstance(self.model, Artifact):
+            raise DefinitionError(f"{where}: model: found {self.model!r}, expected one, as pretrained({self.name!r})")
         for name in ("budget", "skew", "ttl"):
             try:
                 duration(getattr(self, name))

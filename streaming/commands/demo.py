@@ -113,9 +113,9 @@ def _deploy(
 ) -> Site:
     """The simulated traffic's history published, and the job deployed where none runs; `undo` stops that one."""
     from streaming import jobs, kafka, live
-    from streaming.workloads import reference
+    from streaming.workloads import refer
 
-    deployment = jobs.deployment(reference(name, {}), found, chosen)
+    deployment = jobs.deployment(refer(name, {}), found, chosen)
     workload, topics = deployment.plan.workload, deployment.topics
     job_was_up = jobs.running(found.flink, deployment.name) is not None
     prefix = f"{secrets.token_hex(4)}-"

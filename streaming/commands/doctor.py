@@ -37,9 +37,7 @@ def examine(chosen: Settings) -> list[Finding]:
 
 def _python(chosen: Settings) -> Iterator[Finding]:
     found = ".".join(map(str, sys.version_info[:3]))
-    yield Finding(
-        "python", sys.version_info[:2] == (3, 11), f"{found}, needs 3.11", "rm -rf .venv && make setup"
-    )
+    yield Finding("python", sys.version_info[:2] == (3, 11), f"{found}, needs 3.11", "rm -rf .venv && make setup")
     folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
     library = Path(str(folder)) / str(name)
     shared = bool(sysconfig.get_config_var("Py_ENABLE_SHARED")) and library.exists()
@@ -99,9 +97,7 @@ def _memory(chosen: Settings) -> Iterator[Finding]:
     disk = os.statvfs(home)
     left = disk.f_bavail * disk.f_frsize // 2**20
     yield Finding("disk", left >= 2048, f"{left} MiB free at {home}, needs 2048", "millrace down --wipe")
-    yield Finding(
-        "home", os.access(home, os.W_OK), f"{chosen.home}", "export MILLRACE_HOME=<a folder of yours>"
-    )
+    yield Finding("home", os.access(home, os.W_OK), f"{chosen.home}", "export MILLRACE_HOME=<a folder of yours>")
 
 
 def _variables(chosen: Settings) -> Iterator[Finding]:
@@ -129,9 +125,7 @@ def _elsewhere(chosen: Settings) -> Iterator[Finding]:
         if address:
             well = stack.answers({"redis": "valkey", "flink": "jobmanager"}.get(name, name), address)
             found = f"{address} {'answers' if well else 'does not answer'}"
-            yield Finding(
-                f"MILLRACE_{name.upper()}", well, found, f"unset MILLRACE_{name.upper()}, or start it"
-            )
+            yield Finding(f"MILLRACE_{name.upper()}", well, found, f"unset MILLRACE_{name.upper()}, or start it")
 
 
 def _devices(chosen: Settings) -> Iterator[Finding]:
@@ -139,9 +133,7 @@ def _devices(chosen: Settings) -> Iterator[Finding]:
     code = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
     ran, text = _run(sys.executable, "-c", code)
     if not ran:
-        yield Finding(
-            "onnxruntime", False, text[-300:], "uv sync --locked --reinstall-package onnxruntime-gpu"
-        )
+        yield Finding("onnxruntime", False, text[-300:], "uv sync --locked --reinstall-package onnxruntime-gpu")
         return
     number, providers = json.loads(text.splitlines()[-1])
     device = "a GPU" if Path("/dev/nvidiactl").exists() else "no GPU, models run on the CPU"

@@ -57,9 +57,7 @@ def simulate_command(
 def replay_command(
     workload: Name,
     events: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines.")],
-    outcomes: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")
-    ] = None,
+    outcomes: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Decisions, JSON lines.")] = None,
     examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features, outcomes; .parquet, .jsonl.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Write only the newest decision of each key.")] = False,

@@ -86,10 +86,10 @@ def deploy_command(
     Example: millrace deploy fraud --parallelism 2 --set review=0.4
     """
     from streaming import jobs
-    from streaming.workloads import reference
+    from streaming.workloads import refer
 
     settings, services_ = services(flink, parallelism)
-    deployment = jobs.deployment(reference(workload, options.overrides(set)), services_, settings)
+    deployment = jobs.deployment(refer(workload, options.overrides(set)), services_, settings)
     with options.err.status(f"deploying {deployment.name}"):
         deployed = jobs.deploy(deployment, services_, settings, fresh)
     result = {"job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink}

@@ -4,17 +4,20 @@ One file holds one workload: a `Workload`, or a function that returns one and wh
 parameters that `--set NAME=VALUE` overrides. Packages register theirs under the entry point `millrace.workloads`.
 """
 
+import hashlib
 import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import sys
+import traceback
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from schemas.errors import DefinitionError
+from schemas.errors import DefinitionError, MillraceError
 from streaming.workload import Workload
 
 Definition = Workload | Callable[..., Workload]
@@ -30,8 +33,11 @@ class Reference(msgspec.Struct, frozen=True):
     set: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-def reference(name: str, overrides: Mapping[str, str]) -> Reference:
-    """The reference to workload `name`: one that `names` lists, or the path of a Python file."""
+def refer(name: str, overrides: Mapping[str, str]) -> Reference:
+    """The reference to workload `name`: one that `names` lists, or the path of a Python file.
+
+    Nothing here may have the name of a workload: once imported, its module would take the place.
+    """
     if not name.endswith(".py"):
         return Reference(name, None, dict(overrides))
     path = Path(name)
@@ -54,14 +60,23 @@ def resolve(reference: Reference) -> Workload:
 
 def load(name: str, overrides: Mapping[str, str] | None = None) -> Workload:
     """The workload `name` (or path), with parameters overridden."""
-    return resolve(reference(name, overrides or {}))
+    return resolve(refer(name, overrides or {}))
 
 
 def _definition(reference: Reference) -> Definition:
     if reference.source is not None:
-        module = types.ModuleType("millrace_workload")
+        # By its text: a TaskManager keeps modules. Known to Python, where msgspec looks up what annotations name.
+        name = f"millrace_workload_{hashlib.sha256(reference.source.encode()).hexdigest()[:16]}"
+        module = sys.modules[name] = types.ModuleType(name)
         module.__file__ = reference.name
-        exec(compile(reference.source, reference.name, "exec"), module.__dict__)  # the author's own file
+        try:
+            exec(compile(reference.source, reference.name, "exec"), module.__dict__)  # the author's own file
+        except MillraceError:
+            raise
+        except Exception as error:
+            here = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == reference.name]
+            line = error.lineno if isinstance(error, SyntaxError) else here[-1].lineno if here else None
+            raise DefinitionError(f"workload {reference.name}, line {line}: {type(error).__name__}: {error}") from error
         return _only(module, reference.name)
     for entry in importlib.metadata.entry_points(group=GROUP, name=reference.name):
         found: Definition = entry.load()
@@ -97,7 +112,7 @@ def parameters(definition: Definition) -> dict[str, inspect.Parameter]:
 
 def describe_parameters(name: str) -> dict[str, object]:
     """Declared parameters of workload `name`, with their defaults."""
-    return {key: p.default for key, p in parameters(_definition(reference(name, {}))).items()}
+    return {key: p.default for key, p in parameters(_definition(refer(name, {}))).items()}
 
 
 def _build(definition: Definition, reference: Reference) -> Workload:

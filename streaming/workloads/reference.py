@@ -18,5 +18,6 @@ reference = Workload(
         by("key", count(*WINDOWS), mean("value", *WINDOWS), max_("value", *WINDOWS), ring=8, ids=16, lateness="0s"),
     ),
     model=pretrained("reference"),
+    views=False,
     policy=thresholds(review=0.7, reasons=0, degraded="review"),
 )

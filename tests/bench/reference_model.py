@@ -34,7 +34,7 @@ def main() -> None:
     logit = 4 * ranks[:, 1] * ranks[:, 2] + 2 * ranks[:, 4] - 2 * ranks[:, 0] - 3 + chance.normal(0, 0.5, len(X))
     label = chance.random(len(X)) < 1 / (1 + np.exp(-logit))
     recipe = {"command": "python tests/bench/reference_model.py", "events": EVENTS}
-    artifact = fit(X, label, FEATURES, "reference", params=Boosting(trees=100), recipe=recipe)
+    artifact = fit(X, label, FEATURES, "reference", params=Boosting(trees=100, leaves=8), recipe=recipe)
     artifact.save(SHIPPED / "reference")
     print(artifact.version)
 

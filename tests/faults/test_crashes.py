@@ -1,10 +1,13 @@
 """kill -9 of every part while events flow: nothing is lost, and what is decided twice is decided the same."""
 
 import json
+import signal
+import time
 from collections.abc import Callable
 
 import pytest
 
+from streaming import stack
 from tests.world import Data, World
 
 pytestmark = pytest.mark.services
@@ -70,15 +73,15 @@ def test_jobmanager(world: Make, data: Data) -> None:
     job.finish(data.expected)
 
 
-def test_broker_in_a_backfill(world: Make, data: Data) -> None:
-    """If this fails, events are decided without labels that were on the topic: the broker's silence passed for its end."""
+def test_hung_broker_in_a_backfill(world: Make, data: Data) -> None:
+    """If this fails, events are decided without labels that were on the topic: silence passed for its end."""
     job = world()
     job.publish(data.events, data.outcomes)
     job.deploy()
     job.reach(len(data.events) // 4)
-    job.kill("kafka")
-    import time; time.sleep(15)
-    job.mend()
-    job.decided(data.expected)
-    job.stop()
-    once(job.everything(), data)
+    stack.kill(job.settings, "kafka", signal.SIGSTOP)
+    try:
+        time.sleep(12)  # not to wait for anything: a source gives up on a partition that is silent for so long
+    finally:
+        stack.kill(job.settings, "kafka", signal.SIGCONT)
+    job.finish(data.expected)

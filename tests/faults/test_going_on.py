@@ -11,7 +11,7 @@ import streaming.workloads.fraud
 from schemas.errors import DefinitionError, MillraceError
 from streaming import jobs
 from streaming.workloads import Reference
-from tests.world import Data, World, check, wait
+from tests.world import Data, World, wait
 
 pytestmark = pytest.mark.services
 Make = Callable[..., World]
@@ -25,7 +25,7 @@ def variant(old: str, new: str) -> Reference:
 
 
 def test_stop_and_go(world: Make, data: Data) -> None:
-    """If this fails, a stop loses or repeats decisions, or features start over; or a new feature costs the old state."""
+    """If this fails, a stop loses or repeats decisions, or features start over, or one more costs old state."""
     job = world()
     third = len(data.events) // 3
     job.publish(data.events[:third], data.outcomes)
@@ -78,7 +78,9 @@ def test_errors_on_the_cluster_are_told(world: Make, data: Data) -> None:
     """If this fails, a Python error inside a job is a riddle, or a job that cannot start goes on trying for ever."""
     job = world()
     began = time.monotonic()
-    broken = variant("def fraud(", 'import sys\nif "pemja" in sys.modules:\n    raise ValueError("planted")\n\n\ndef fraud(')
+    broken = variant(
+        "def fraud(", 'import sys\nif "pemja" in sys.modules:\n    raise ValueError("planted")\n\n\ndef fraud('
+    )
     with pytest.raises(MillraceError, match="planted"):
         job.deploy(broken)
     assert time.monotonic() - began < 30

@@ -29,7 +29,7 @@ def anything(good: dict[str, object], field: str) -> list[Bad]:
     """What is no record of any kind; `field` is a text field of `good`."""
     key = str(good[field]).encode()
     future = int(time.time() * 1000) + 3_600_000
-    deep = b'{"' + field.encode() + b'": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    deep = b'{"x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
     return [
         ("null", key, None), ("syntax", key, b""), ("encoding", key, b"\xff\xfe" + spoilt(good)),
         ("encoding", b"\xed\xa0\x80", spoilt(good)[:-1] + b', "x": "\xed\xa0\x80"}'),
@@ -37,7 +37,7 @@ def anything(good: dict[str, object], field: str) -> list[Bad]:
         ("wrong-type", key, b"42"), ("wrong-type", key, b'"text"'), ("depth", key, deep),
         ("missing-field", key, spoilt(good, **{field: None})), ("wrong-type", key, spoilt(good, at="yesterday")),
         ("wrong-type", key, spoilt(good, at=1.5)), ("out-of-range", key, spoilt(good, at=-1)),
-        ("wrong-type", key, spoilt(good, at=10**30)), ("future", key, spoilt(good, at=future)),
+        ("out-of-range", key, spoilt(good, at=10**30)), ("future", key, spoilt(good, at=future)),
         ("too-large", key, spoilt(good, padding="x" * 2_000_000)), ("missing-field", None, b"{}"),
         ("null", None, None), ("missing-field", b"\xff\x00", b"{}"), ("out-of-range", key, spoilt(good, **{field: ""})),
         ("out-of-range", key, spoilt(good, **{field: "x" * 300})),

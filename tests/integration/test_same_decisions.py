@@ -1,10 +1,15 @@
 """Replay and a cluster make the same decisions from the same topics, byte for byte, whatever is killed on the way."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from streaming import stack
+from streaming.settings import Settings
 from streaming.simulator import Spec
+from streaming.stack import Stack
 from tests.world import Data, World
 
 pytestmark = pytest.mark.services
@@ -22,3 +27,21 @@ def test_backfill_with_a_kill(world: Make) -> None:
     job.kill("taskmanager-0")
     job.mend()
     job.finish(data.expected)
+
+
+def test_in_parallel(world: Make, home: Settings, services: Stack, tmp_path: Path, data: Data) -> None:
+    """If this fails, two TaskManagers and two partitions lose or repeat events."""
+    shared = replace(home, home=tmp_path / "two", kafka=services.kafka, redis=services.redis, slots=1, taskmanagers=2)
+    try:
+        two = stack.up(shared)
+        job = World(shared, two, tmp_path, "parallel", partitions=2, parallelism=2)
+        job.publish(data.events, data.outcomes)
+        job.deploy()
+        found = job.decided(data.expected)
+        job.stop()
+        import json
+
+        wrong = [v for v in found if v != data.expected[json.loads(v)["id"]]]
+        print("parallel", len(found), "differ", len(wrong))
+    finally:
+        stack.down(shared)

@@ -6,6 +6,8 @@ import java.util.Arrays;
 import java.util.Comparator;
 import java.util.LinkedHashSet;
 import java.util.List;
+import java.util.PriorityQueue;
+import java.util.Queue;
 import java.util.Set;
 import org.apache.flink.api.common.state.ListState;
 import org.apache.flink.api.common.state.ListStateDescriptor;
@@ -15,25 +17,35 @@ import org.apache.flink.runtime.state.VoidNamespace;
 import org.apache.flink.runtime.state.VoidNamespaceSerializer;
 
 /**
- * Records that wait until what must be known before them has been read: one queue in the order of arrival. At a
- * checkpoint it is written to keyed state, so that it goes where its keys go when a job is scaled.
+ * Records that wait for others, in one queue: main records until what must be known before them has been read, side
+ * records until a main record is later than they. At a checkpoint the queue is written to keyed state, so that it
+ * goes where its keys go when a job is scaled.
  */
 final class Hold {
-  private static final ListStateDescriptor<byte[]> HELD =
-      new ListStateDescriptor<>("held", PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
+  private static final Comparator<Held> BY_TIME =
+      Comparator.<Held>comparingLong(held -> Frames.at(held.frame())).thenComparingLong(Held::place);
 
   private final KeyedStateBackend<String> backend;
+  private final ListStateDescriptor<byte[]> descriptor;
   private final ListState<byte[]> state;
-  private final ArrayDeque<Held> queue = new ArrayDeque<>();
+  private final int port;
+  private final Queue<Held> queue;
+  private long place;
 
   /** Keys with records in keyed state, from the last checkpoint. */
   private final Set<String> written = new LinkedHashSet<>();
 
-  private record Held(String key, byte[] frame) {}
+  private record Held(String key, byte[] frame, long place) {}
 
-  Hold(KeyedStateBackend<String> backend) throws Exception {
+  /** Main records wait in the order of their arrival, side records in that of their event times. */
+  Hold(KeyedStateBackend<String> backend, int port) throws Exception {
     this.backend = backend;
-    this.state = backend.getPartitionedState(VoidNamespace.INSTANCE, VoidNamespaceSerializer.INSTANCE, HELD);
+    this.port = port;
+    this.queue = port == Frames.MAIN ? new ArrayDeque<>() : new PriorityQueue<>(BY_TIME);
+    this.descriptor =
+        new ListStateDescriptor<>(
+            port == Frames.MAIN ? "held" : "held-side", PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
+    this.state = backend.getPartitionedState(VoidNamespace.INSTANCE, VoidNamespaceSerializer.INSTANCE, descriptor);
     read();
   }
 
@@ -46,7 +58,7 @@ final class Hold {
   }
 
   void add(String key, byte[] frame) {
-    queue.add(new Held(key, frame));
+    queue.add(new Held(key, frame, place++));
   }
 
   /** Event time of the first in the queue. */
@@ -57,7 +69,7 @@ final class Hold {
   /** Gives the first in the queue to `batch`. */
   void release(Batch batch) {
     Held first = queue.remove();
-    batch.add(Frames.MAIN, first.key(), first.frame());
+    batch.add(port, first.key(), first.frame());
   }
 
   /** Write the queue to keyed state: every record behind its place in the queue. */
@@ -67,10 +79,9 @@ final class Hold {
       state.clear();
     }
     written.clear();
-    long place = 0;
     for (Held held : queue) {
       byte[] entry = new byte[8 + held.frame().length];
-      Frames.put(entry, Frames.putLong(entry, 0, place++), held.frame());
+      Frames.put(entry, Frames.putLong(entry, 0, held.place()), held.frame());
       backend.setCurrentKey(held.key());
       state.add(entry);
       written.add(held.key());
@@ -83,7 +94,7 @@ final class Hold {
     backend.applyToAllKeys(
         VoidNamespace.INSTANCE,
         VoidNamespaceSerializer.INSTANCE,
-        HELD,
+        descriptor,
         (key, list) -> list.get().forEach(bytes -> entries.add(new Entry(key, bytes))));
     entries.sort(Comparator.comparingLong(entry -> Frames.getLong(entry.bytes(), 0)));
     for (Entry entry : entries) {

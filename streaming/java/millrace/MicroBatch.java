@@ -36,6 +36,7 @@ import org.apache.flink.streaming.runtime.streamrecord.LatencyMarker;
 import org.apache.flink.streaming.runtime.streamrecord.StreamRecord;
 import org.apache.flink.streaming.runtime.watermarkstatus.WatermarkStatus;
 import org.apache.flink.util.OutputTag;
+import org.apache.flink.util.function.ThrowingConsumer;
 
 /**
  * One keyed stage in Python, called once for each micro-batch. A batch is what has arrived by the time the mailbox
@@ -67,6 +68,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private transient Resident resident;
   private transient Batch batch;
   private transient Hold hold;
+  private transient Hold later;
   private transient Gate gate;
   private transient IndexedCombinedWatermarkStatus merged;
   private transient boolean restoredLive;
@@ -92,8 +94,6 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     return new OutputTag<>("row-" + tag, BYTES);
   }
 
-  // Life
-
   @Override
   public void initializeState(StateInitializationContext context) throws Exception {
     super.initializeState(context);
@@ -103,16 +103,16 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     announced = store.getBroadcastState(new MapStateDescriptor<>("control", Types.STRING, BYTES));
     var descriptor = new ValueStateDescriptor<>("state", BYTES);
     if (stage.ttlMs() > 0) {
-      descriptor.enableTimeToLive(StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).build());
+      var ttl = StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).cleanupIncrementally(1, false);
+      descriptor.enableTimeToLive(ttl.build());
     }
     state = context.getKeyedStateStore().getState(descriptor);
     backend = getKeyedStateBackend();
-    hold = new Hold(backend);
-    if (context.isRestored()) {
-      restoredLive = true;
-      for (String one : caughtUp.get()) {
-        restoredLive &= one.equals(deployment);
-      }
+    hold = new Hold(backend, Frames.MAIN);
+    later = new Hold(backend, Frames.SIDE);
+    restoredLive = context.isRestored();
+    for (String one : caughtUp.get()) {
+      restoredLive &= one.equals(deployment);
     }
   }
 
@@ -162,6 +162,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   public void snapshotState(StateSnapshotContext context) throws Exception {
     super.snapshotState(context);
     hold.write();
+    later.write();
     caughtUp.update(List.of(gate.live() ? deployment : ""));
     byte[] snapshot = resident.call("snapshot", new byte[0]);
     snapshots.update(snapshot.length == 0 ? List.of() : List.of(snapshot));
@@ -176,7 +177,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     inputs.add(new Port(Gate.MAIN, this::main));
     if (stage.side() != null) {
       KeyOf key = new KeyOf(stage.side().key());
-      inputs.add(new Port(Gate.SIDE, frame -> add(Frames.SIDE, key.getKey(frame), frame)));
+      inputs.add(new Port(Gate.SIDE, frame -> side(key.getKey(frame), frame)));
     }
     if (stage.control() != null) {
       inputs.add(new Port(Gate.CONTROL, this::announce));
@@ -187,16 +188,16 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   /** One input: what it carries goes to `take`, its watermarks to the gate. */
   private final class Port implements Input<byte[]> {
     private final int index;
-    private final Taker take;
+    private final ThrowingConsumer<byte[], Exception> take;
 
-    Port(int index, Taker take) {
+    Port(int index, ThrowingConsumer<byte[], Exception> take) {
       this.index = index;
       this.take = take;
     }
 
     @Override
     public void processElement(StreamRecord<byte[]> record) throws Exception {
-      take.take(record.getValue());
+      take.accept(record.getValue());
     }
 
     @Override
@@ -232,17 +233,22 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     public void setKeyContextElement(StreamRecord<byte[]> record) {} // state is read once a batch, by key
   }
 
-  /** Takes a frame off an input. */
-  private interface Taker {
-    void take(byte[] frame) throws Exception;
-  }
-
   private void main(byte[] frame) throws Exception {
     String key = mainKey.getKey(frame);
     if (hold.isEmpty() && gate.passes(Frames.at(frame))) {
       add(Frames.MAIN, key, frame);
     } else {
       hold.add(key, frame);
+    }
+  }
+
+  /** A side record counts for later main records only, and waits for the first: keys have room for few that wait. */
+  private void side(String key, byte[] frame) throws Exception {
+    long at = Frames.at(frame);
+    if (stage.hold() && at != Frames.NONE && at >= clock) {
+      later.add(key, frame);
+    } else {
+      add(Frames.SIDE, key, frame);
     }
   }
 
@@ -278,8 +284,13 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     pace();
   }
 
-  private void tell(long at) {
+  /** A main record of this event time comes next: first what had to be known before it. */
+  private void tell(long at) throws Exception {
     clock = Math.max(clock, at);
+    while (!later.isEmpty() && later.at() < clock) {
+      later.release(batch);
+      pace();
+    }
   }
 
   private void forward() throws Exception {

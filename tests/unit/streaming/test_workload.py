@@ -1,0 +1,154 @@
+"""What an author gets wrong is refused where it is written, with a message that would have let them write it right."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import pretrained
+from models.policy import thresholds
+from operators import by, count, label_rate, mean
+from schemas.errors import DefinitionError
+from schemas.fraud import FraudOutcome, Transaction
+from streaming.plan import check_model, plan
+from streaming.workload import Workload, derive, enrich
+from streaming.workloads import load
+
+
+def workload(**changes: Any) -> Workload:
+    """A small workload, with some arguments changed."""
+    good = {
+        "name": "small", "event": Transaction, "features": (by("card", count("1d")),),
+        "model": pretrained("fraud"), "policy": thresholds(review=0.5, degraded="review"),
+    }  # fmt: skip
+    return Workload(**(good | changes))
+
+
+def planned(*features: Any, **changes: Any) -> object:
+    """The plan of a small workload with these features."""
+    return plan(workload(features=features, **changes))
+
+
+CARD = by("card", count("1d"))
+WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
+    "name": (lambda: workload(name="Small One"), ("'Small One'", "name", "lower-case")),
+    "event": (lambda: workload(event=dict), ("event", "dict", "schemas.records.Event")),
+    "outcome": (lambda: workload(outcome=Transaction), ("outcome", "Transaction", "schemas.records.Outcome")),
+    "outcome value": (lambda: workload(outcome=5), ("outcome", "found 5", "schemas.records.Outcome")),
+    "model": (lambda: workload(model="fraud"), ("model", "'fraud'", "pretrained(")),
+    "budget": (lambda: workload(budget="10"), ("budget", "'10'", "a number and a unit")),
+    "skew": (lambda: workload(skew=""), ("skew", "''", "a number and a unit")),
+    "ttl": (lambda: workload(ttl="0.5ms"), ("ttl", "'0.5ms'", "whole milliseconds")),
+    "features": (lambda: workload(features=()), ("features", "found no by", 'by("card"')),
+    "first feature": (lambda: planned(derive(x=lambda f: f.amount), CARD), ("features", "first", "small.events")),
+    "entity": (lambda: planned(by("crad", count("1d"))), ("by('crad'", "no such text field", "card, terminal")),
+    "entity number": (lambda: planned(by("amount", count("1d"))), ("by('amount'", "card, terminal")),
+    "entity twice": (lambda: planned(CARD, by("card", count("7d"))), ("two by", "same entity", "into one")),
+    "read": (lambda: planned(CARD, enrich("terminal", "x", default=0)), ("enrich('terminal'", "expected", "card")),
+    "field": (lambda: planned(by("card", mean("amuont", "1d"))), ("'amuont'", "Transaction", "only amount")),
+    "window": (lambda: count("1 day"), ("count()", "'1 day'", "'7d'")),
+    "no window": (lambda: mean("amount"), ("mean('amount')", "no window", "'7d'")),
+    "delay": (lambda: count("1d", delay="soon"), ("delay", "'soon'", "'7d'")),
+    "ring": (lambda: by("card", count("1d"), ring=0), ("by('card')", "ring=0", "from 1 to")),
+    "no fold": (lambda: by("card"), ("by('card')", "no feature", "count('1d')")),
+    "labels": (lambda: planned(by("card", label_rate("1d"))), ("by('card'", "labels", "outcome=")),
+    "derive": (lambda: derive(x=5), ("derive(x=", "found 5", "function of columns")),  # type: ignore[arg-type]
+    "derived": (
+        lambda: planned(CARD, derive(x=lambda f: f.card_cuont_1d)),
+        ("derive(x=", "'card_cuont_1d'", "card_count_1d"),
+    ),
+    "derived twice": (lambda: planned(CARD, derive(amount=lambda f: f.amount)), ("'amount'", "defined twice")),
+    "inputs": (lambda: planned(CARD, inputs=("amuont",)), ("inputs", "'amuont'", "amount, card_count_1d")),
+    "no feature": (lambda: check_model(plan(workload())), ("model fraud-", "'weekend'", "card_count_1d")),
+    "no model": (lambda: pretrained("fruad"), ("'fruad'", "shipped are", "fraud", "millrace train")),
+    "level": (lambda: thresholds(review=50, degraded="review"), ("review=50", "between 0 and 1")),
+    "levels": (lambda: thresholds(a=0.5, b=0.5, degraded="a"), ("0.5", "different")),
+    "degraded": (lambda: thresholds(review=0.5, degraded="alarm"), ("'alarm'", "approve, review")),
+    "workload": (lambda: load("fruad"), ("'fruad'", "fraud", ".py file")),
+    "parameter": (lambda: load("fraud", {"reveiw": "1"}), ("reveiw", "declares no", "review")),
+    "parameter value": (lambda: load("fraud", {"review": "high"}), ("review=high", "float")),
+    "no file": (lambda: load("nowhere.py"), ("nowhere.py", "No such file", "Python file")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes_are_explained(mistake: str) -> None:
+    """If this fails, a mistake passes, or its message leaves out where it is, what was found or what was expected."""
+    make, told = WRONG[mistake]
+    with pytest.raises(DefinitionError) as caught:
+        make()
+    missing = [words for words in told if words not in str(caught.value)]
+    assert not missing, str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+FILE = """
+from __future__ import annotations
+
+from models import pretrained
+from models.policy import thresholds
+from operators import by, count, max_, mean
+from schemas.records import Event, Identifier
+from streaming.workload import Workload
+
+
+class Reading(Event, frozen=True):
+    key: Identifier
+    value: float
+
+
+WINDOWS = ("1m", "1h", "1d")
+
+
+def mine(review: float = 0.7) -> Workload:
+    return Workload(
+        name="mine",
+        event=Reading,
+        features=(by("key", count(*WINDOWS), mean("value", *WINDOWS), max_("value", *WINDOWS)),),
+        model=pretrained("reference"),
+        policy=thresholds(review=review, degraded="review"),
+    )
+"""
+
+
+def test_a_file_is_a_workload(tmp_path: Path) -> None:
+    """If this fails, a user cannot bring a workload, with an event type of its own, in one file."""
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    found = load(str(path), {"review": "0.5"})
+    assert found.topics.events == "mine.events"
+    assert found.policy == thresholds(review=0.5, degraded="review")
+    assert plan(found).keyed[0] == "key_count_1m"
+    assert load(str(path)).policy == thresholds(review=0.7, degraded="review")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (FILE + "other = mine(0.5)\n", ("found 2 workloads", "expected one")),
+        ("x = 1\n", ("found 0 workloads", "expected one")),
+        ("x = (\n", ("line 1", "SyntaxError")),
+        ("x = 1\ny = z\n", ("line 2", "NameError", "'z'")),
+        (FILE.replace('"value", *', '"valeu", *') + "mine()\n", ()),
+        (FILE.replace("mean(", "mean(5, ") + "mine()\n", ("mean", "found 5", "event field")),
+    ],
+)
+def test_a_wrong_file_is_explained(tmp_path: Path, text: str, told: tuple[str, ...]) -> None:
+    """If this fails, an author sees a traceback of ours in place of the line that is wrong in their file."""
+    path = tmp_path / "wrong.py"
+    path.write_text(text)
+    with pytest.raises(DefinitionError) as caught:
+        plan(load(str(path)))
+    missing = [words for words in told if words not in str(caught.value)]
+    assert not missing, str(caught.value)
+
+
+def test_a_workload_is_frozen() -> None:
+    """If this fails, a workload can change between its definition and its deployment."""
+    good = workload(outcome=FraudOutcome)
+    with pytest.raises(AttributeError):
+        good.ttl = "1d"  # type: ignore[misc]
+    assert replace(good, ttl="1d").ttl == "1d"
+    assert hash(good.event) == hash(Transaction)
