@@ -14,8 +14,12 @@ pytestmark = pytest.mark.services
 Make = Callable[..., World]
 
 
-def once(found: list[bytes], data: Data) -> tuple[int, int]:
-    """Assert that each event has a decision; how many repeats there are, and how many of them say something else."""
+def assert_whole(found: list[bytes], data: Data) -> None:
+    """Each event has a decision, and repeats say the same.
+
+    One repeat in a hundred may differ: a live job waits for no outcome, and one that came right before the crash
+    may come right after the event when both are read again.
+    """
     first: dict[str, bytes] = {}
     repeats = differ = 0
     for value in found:
@@ -23,9 +27,7 @@ def once(found: list[bytes], data: Data) -> tuple[int, int]:
         repeats += id in first
         differ += value != first.setdefault(id, value)
     assert first.keys() == data.expected.keys()
-    wrong = sum(first[i] != data.expected[i] for i in first)
-    print("first decisions unlike replay", wrong, "of", len(first), "repeats", repeats, "differ", differ)
-    return repeats, differ
+    assert differ * 100 <= repeats
 
 
 def test_taskmanager_thrice(world: Make, data: Data) -> None:
@@ -40,7 +42,7 @@ def test_taskmanager_thrice(world: Make, data: Data) -> None:
     sending.finish()
     job.decided(data.expected)
     job.stop()
-    once(job.everything(), data)
+    assert_whole(job.everything(), data)
 
 
 def test_broker(world: Make, data: Data) -> None:
@@ -54,7 +56,7 @@ def test_broker(world: Make, data: Data) -> None:
     sending.finish()
     job.decided(data.expected)
     job.stop()
-    once(job.everything(), data)
+    assert_whole(job.everything(), data)
 
 
 def test_jobmanager(world: Make, data: Data) -> None:

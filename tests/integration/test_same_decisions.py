@@ -30,7 +30,11 @@ def test_backfill_with_a_kill(world: Make) -> None:
 
 
 def test_in_parallel(world: Make, home: Settings, services: Stack, tmp_path: Path, data: Data) -> None:
-    """If this fails, two TaskManagers and two partitions lose or repeat events."""
+    """If this fails, two TaskManagers and two partitions lose or repeat events.
+
+    They don't make the decisions of a replay: a terminal's events come from two partitions, and only the order
+    within one is promised.
+    """
     shared = replace(home, home=tmp_path / "two", kafka=services.kafka, redis=services.redis, slots=1, taskmanagers=2)
     try:
         two = stack.up(shared)
@@ -39,9 +43,6 @@ def test_in_parallel(world: Make, home: Settings, services: Stack, tmp_path: Pat
         job.deploy()
         found = job.decided(data.expected)
         job.stop()
-        import json
-
-        wrong = [v for v in found if v != data.expected[json.loads(v)["id"]]]
-        print("parallel", len(found), "differ", len(wrong))
+        assert len(found) == len(data.expected)
     finally:
         stack.down(shared)
