@@ -38,6 +38,8 @@ class States(Protocol[K]):
 
 _AT = attrgetter("at")
 
+NO_LABELS = np.empty(0)
+
 Lookup = Callable[[str, Sequence[str], tuple[str, ...]], tuple[F64, NDArray[np.bool_]]]
 """Reads f64[k, fields] of entities from the online store (NaN: not there), and bool[k]: whether the store answered."""
 
@@ -161,6 +163,20 @@ def update(stage: Stage, states: F64, slot: NDArray[np.int32], events: Events, l
     k, told = len(events.ids), len(labels.at)
     features = stage.features
     columns = np.ascontiguousarray(events.numbers[:, list(stage.columns)])
+    out = np.empty((told + k, len(features.names)))
+    if told:
+        rows, main = _told(slot, events, labels, columns)
+        fresh, written = features.update(states, rows, out)[main], out[main]
+    else:
+        rows = Rows(slot, np.zeros(k, np.uint8), events.at, events.at, NO_LABELS, events.hash, columns)
+        fresh, written = features.update(states, rows, out), out
+    events.features[:, stage.start : stage.stop] = written
+    return events.take(fresh), k - int(fresh.sum())
+
+
+def _told(slot: NDArray[np.int32], events: Events, labels: Labels, columns: F64) -> tuple[Rows, NDArray[np.bool_]]:
+    """Labels and events of a batch in the order of `_order`, and which of the rows are events."""
+    k, told = len(events.ids), len(labels.at)
     rows = Rows(
         slot=slot,
         port=np.repeat(np.array([1, 0], np.uint8), (told, k)),
@@ -170,13 +186,9 @@ def update(stage: Stage, states: F64, slot: NDArray[np.int32], events: Events, l
         ids=np.concatenate((labels.hash, events.hash)),
         columns=np.concatenate((labels.columns, columns)),
     )
-    if told:
-        order = _order(labels.at, events.at)
-        rows = Rows._make(column[order] for column in rows)
-    out = np.empty((told + k, len(features.names)))
-    fresh = features.update(states, rows, out)[rows.port == 0]
-    events.features[:, stage.start : stage.stop] = out[rows.port == 0]
-    return events.take(fresh), k - int(fresh.sum())
+    order = _order(labels.at, events.at)
+    rows = Rows._make(column[order] for column in rows)
+    return rows, rows.port == 0
 
 
 def _order(labels: I64, events: I64) -> I64:

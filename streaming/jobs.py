@@ -47,7 +47,10 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
     check_model(compiled)
     folder = settings.home / "metrics"
     return Deployment(
-        reference, compiled, Topics(name or workload.name), Services(stack.redis, str(folder), settings.metrics_port)
+        reference,
+        compiled,
+        Topics(name or workload.name),
+        Services(stack.redis, str(folder), settings.metrics_port, settings.metrics_host),
     )
 
 

@@ -27,6 +27,7 @@ class Services(msgspec.Struct, frozen=True):
     redis: str = ""
     metrics_folder: str = ""
     metrics_port: int = 0
+    metrics_host: str = "127.0.0.1"
 
 
 class Serving:
@@ -36,7 +37,7 @@ class Serving:
         workload = plan.workload
         self._observer = observe.Observer(workload.name, plan.stages[stage].entity if stage >= 0 else "join")
         if services.metrics_folder:
-            observe.serve(Path(services.metrics_folder), services.metrics_port)
+            observe.serve(Path(services.metrics_folder), services.metrics_port, services.metrics_host)
         prefix = f"millrace:{workload.name}"
         published = bool(services.redis) and stage >= 0 and workload.views
         self._views = Views(services.redis, prefix) if published else None
