@@ -22,6 +22,9 @@ MESSAGE_BYTES = 8 * 1024 * 1024
 TOPIC_CONFIG = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MESSAGE_BYTES)}
 TIMEOUT = 10.0
 
+PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._UNKNOWN_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+"""What a client is told of a partition that exists, while its broker starts or hangs."""
+
 Headers = Sequence[tuple[str, bytes | None]]
 Outgoing = tuple[bytes | None, bytes | None, Headers]
 """What is published: key, value, headers."""
@@ -145,13 +148,13 @@ def _bounds(consumer: Consumer, brokers: str, topic: str) -> dict[int, tuple[int
 
 
 def _span(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
-    """First and next offset of a partition. A broker that has just started answers before it leads: that passes."""
+    """First and next offset of a partition; waits while the broker does not lead it yet."""
     deadline = monotonic() + TIMEOUT
     while True:
         try:
             return consumer.get_watermark_offsets(partition, timeout=TIMEOUT)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or monotonic() > deadline:
+            if error.args[0].code() not in PASSING or monotonic() > deadline:
                 raise
         sleep(0.02)
 
