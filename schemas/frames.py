@@ -5,9 +5,13 @@
 | source | `i64 at · i32 partition · i64 offset · i64 timestamp · i32 key length · i32 value length · key · value` |
 | row | `i64 at · i32 key length · key · payload`: from stage to stage, keyed by `key` |
 | sink | `i32 key length · i32 value length · i32 headers · headers × (i32, i32) · key · value · names and values` |
-| request | `i32 n · i32 u · i32 slot[n] · i32 length[n] · i32 key length[u] · i32 state length[u] · u8 port[n]`, |
-| | `pad · states · keys · records` |
-| response | `i32 m · i32 u · i32 length[m] · i32 state length[u] · u8 tag[m] · pad · i64 timer[u] · states · outputs` |
+| request | `i32 n · i32 u · i32 h · i32 0 · i32 slot[n] · i32 length[n] · i32 row[u] · i32 key length[u]`, |
+| | `i32 state length[u] · i32 handed[h] · u8 port[n] · pad · states · keys · records` |
+| response | `i32 m · i32 h · i32 length[m] · i32 state length[h] · u8 tag[m] · pad · i64 timer[h] · states · outputs` |
+
+A stage keeps a row for each key; `slot` is the row of a record's key. Ahead of the batch, `u` keys are given to `row`s
+with what their states were, and after it the states of `h` rows are handed over, in the order of `handed`. A stage that
+keeps nothing from call to call is given every key of its batch, in rows 0 to u - 1, and hands all of them over again.
 
 A length of -1 is null (key, value) or unchanged (state in a response); a state of length 0 is absent. `pad` fills to
 a multiple of 8 bytes, and so does whoever writes a state. Their twins in Java are `Frames`, `FrameIn` and `FrameOut`.
@@ -33,6 +37,7 @@ SOURCE = struct.Struct("<qiqqii")
 _SINK = struct.Struct("<iii")
 _PAIR = struct.Struct("<ii")
 _ROW = struct.Struct("<qi")
+_HEAD = struct.Struct("<iiii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +95,11 @@ def sinks(keys: Sequence[bytes], values: Sequence[bytes]) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One micro-batch: `n` records, `u` distinct keys.
+    """One micro-batch: `n` records, `u` keys that come in, `h` whose states are handed over.
 
-    slot i32[n] (record → key), port u8[n], start and end i64[n] (bounds of each record in `buffer`), keys u strings,
-    state_offset: where states begin in `buffer`, one behind the other, state_length i32[u].
+    slot i32[n] (record → row of its key), port u8[n], start and end i64[n] (bounds of each record in `buffer`);
+    rows i32[u] and keys of those that come in, state_offset: where their states begin in `buffer`, one behind the
+    other, state_length i32[u]; handed i32[h].
     """
 
     buffer: bytes
@@ -101,9 +107,11 @@ class Request:
     port: NDArray[np.uint8]
     start: NDArray[np.int64]
     end: NDArray[np.int64]
+    rows: NDArray[np.int32]
     keys: list[bytes]
     state_offset: int
     state_length: NDArray[np.int32]
+    handed: NDArray[np.int32]
 
     def records(self) -> list[bytes]:
         """Every record, in order."""
@@ -127,26 +135,41 @@ def _pad(size: int) -> int:
 
 def parse_request(buffer: bytes) -> Request:
     """The request that Java sent."""
-    n, u = _PAIR.unpack_from(buffer)
-    head = np.frombuffer(buffer, np.int32, 2 * n + 2 * u, 8)
-    slot, length = head[:n], head[n : 2 * n]
-    key_length, state_length = head[2 * n : 2 * n + u], head[2 * n + u :]
-    offset = 8 + 8 * n + 8 * u
+    n, u, h, _ = _HEAD.unpack_from(buffer)
+    head = np.frombuffer(buffer, np.int32, 2 * n + 3 * u + h, _HEAD.size)
+    length = head[n : 2 * n]
+    rows, key_length, state_length = head[2 * n : 2 * n + u], head[2 * n + u : 2 * n + 2 * u], head[2 * n + 2 * u :][:u]
+    offset = _HEAD.size + 4 * len(head)
     port = np.frombuffer(buffer, np.uint8, n, offset)
     offset += n + _pad(offset + n)
-    ends = np.cumsum(np.concatenate((state_length, key_length, length)), dtype=np.int64) + offset
-    bounds = np.concatenate((np.array([offset], np.int64), ends))
-    keys = [buffer[a:b] for a, b in zip(bounds[u : 2 * u].tolist(), bounds[u + 1 : 2 * u + 1].tolist(), strict=True)]
-    return Request(buffer, slot, port, bounds[2 * u : -1], bounds[2 * u + 1 :], keys, offset, state_length)
+    keys: list[bytes] = []
+    first = offset
+    if u:
+        first += int(state_length.sum())
+        for size in key_length.tolist():
+            keys.append(buffer[first : first + size])
+            first += size
+    end = length.cumsum(dtype=np.int64)
+    end += first
+    return Request(
+        buffer, head[:n], port, end - length, end, rows, keys, offset, state_length, head[2 * n + 3 * u :]
+    )  # fmt: skip
 
 
 def build_request(
-    slot: Sequence[int], port: Sequence[int], records: Sequence[bytes], keys: Sequence[bytes], states: Sequence[bytes]
+    slot: Sequence[int],
+    port: Sequence[int],
+    records: Sequence[bytes],
+    keys: Sequence[bytes],
+    states: Sequence[bytes],
+    rows: Sequence[int] | None = None,
+    handed: Sequence[int] | None = None,
 ) -> bytes:
     """The request of a batch (what Java writes; used where there is no Java)."""
     n, u = len(records), len(keys)
-    lengths = [*map(len, records), *map(len, keys), *map(len, states)]
-    head = struct.pack(f"<{2 + 2 * n + 2 * u}i", n, u, *slot, *lengths) + bytes(port)
+    rows, handed = range(u) if rows is None else rows, range(u) if handed is None else handed
+    lengths = [*map(len, records), *rows, *map(len, keys), *map(len, states), *handed]
+    head = struct.pack(f"<{4 + n + len(lengths)}i", n, u, len(handed), 0, *slot, *lengths) + bytes(port)
     return b"".join((head, bytes(_pad(len(head))), *states, *keys, *records))
 
 
@@ -159,7 +182,7 @@ def build_response(
 ) -> bytes:
     """The response to a request.
 
-    outputs m frames, tags m bytes, state_length i32[u], states in the order of the keys, timer i64[u] in event
+    outputs m frames, tags m bytes, state_length i32[h], states in the order of `handed`, timer i64[h] in event
     time or None where the stage sets none.
     """
     m, u = len(outputs), len(state_length)

@@ -20,6 +20,7 @@ from operators.kernels.tables import Rows
 from schemas.codec import DeadLetter, Decoder, encode
 from schemas.records import Event
 from schemas.time import duration
+from streaming.kernels import believable
 from streaming.plan import Plan, Stage, check_model, derive_columns
 
 F64 = NDArray[np.float64]
@@ -108,10 +109,11 @@ class Intake:
 
     def _refuse(self, events: Events, arrived: I64, dead: list[DeadLetter]) -> NDArray[np.bool_] | None:
         """Which events are in range (None: all of them); the others are added to `dead`."""
-        future = events.at > arrived + self._skew
-        infinite = ~np.isfinite(events.numbers).all(axis=1)
-        if not (future.any() or infinite.any()):
+        latest = arrived + self._skew
+        if believable(events.at, latest, events.numbers):
             return None
+        future = events.at > latest
+        infinite = ~np.isfinite(events.numbers).all(axis=1)
         for row in np.flatnonzero(infinite).tolist():
             name = self._names[int(np.flatnonzero(~np.isfinite(events.numbers[row]))[0])]
             dead.append(DeadLetter(int(events.index[row]), "not-finite", f"found no finite number at `$.{name}`"))
@@ -162,7 +164,7 @@ def update(stage: Stage, states: F64, slot: NDArray[np.int32], events: Events, l
     """
     k, told = len(events.ids), len(labels.at)
     features = stage.features
-    columns = np.ascontiguousarray(events.numbers[:, list(stage.columns)])
+    columns = events.numbers[:, list(stage.columns)]
     out = np.empty((told + k, len(features.names)))
     if told:
         rows, main = _told(slot, events, labels, columns)
@@ -171,6 +173,8 @@ def update(stage: Stage, states: F64, slot: NDArray[np.int32], events: Events, l
         rows = Rows(slot, np.zeros(k, np.uint8), events.at, events.at, NO_LABELS, events.hash, columns)
         fresh, written = features.update(states, rows, out), out
     events.features[:, stage.start : stage.stop] = written
+    if fresh.all():
+        return events, 0
     return events.take(fresh), k - int(fresh.sum())
 
 

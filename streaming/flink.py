@@ -59,7 +59,8 @@ class Stage:
     """One keyed Python stage: `opener` ("module:function") is called with `spec` and the subtask's index.
 
     control: a topic whose records all subtasks get; hold: main records wait for side records from before
-    their event time; ttl_ms: how long the state of a silent key is kept, 0 for ever.
+    their event time; ttl_ms: how long the state of a silent key is kept, 0 for ever; rows: of how many keys Python
+    keeps the states between two checkpoints, 0 where it gets and gives them with each batch.
     """
 
     uid: str
@@ -69,6 +70,7 @@ class Stage:
     control: str | None = None
     hold: bool = False
     ttl_ms: int = 0
+    rows: int = 0
     opener: str = "streaming.resident:open_stage"
 
 

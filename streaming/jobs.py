@@ -24,6 +24,9 @@ from streaming.workloads import Reference, resolve
 RUNNING = ("CREATED", "RUNNING", "RESTARTING", "INITIALIZING", "RECONCILING")
 JOIN = "join"
 
+RESIDENT_BYTES = 128 << 20
+"""What a stage may keep in Python of states that are in use, on each TaskManager."""
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -73,7 +76,10 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
         else:
             main = Port(compiled.stages[stage.index - 1].entity, Key("row"), frames.ROW + stage.index)
         side = Port(JOIN, Key("row"), frames.ROW + stage.index) if stage.features.labelled else None
-        stages.append(flink.Stage(stage.entity, spec(stage.index), main, side, hold=side is not None, ttl_ms=ttl))
+        rows = RESIDENT_BYTES // (8 * stage.features.width)
+        stages.append(
+            flink.Stage(stage.entity, spec(stage.index), main, side, hold=side is not None, ttl_ms=ttl, rows=rows)
+        )
     return Job(
         name=deployment.name,
         brokers=brokers,

@@ -30,10 +30,37 @@ def read_words(buffer: Bytes, start: I64, count: int) -> NDArray[np.uint8]:
 
 
 @kernel
-def read_heads(buffer: Bytes, start: I64, size: int) -> NDArray[np.uint8]:
-    """The first `size` bytes of each frame at `start` i64[k], u8[k, size]."""
+def read_heads(buffer: Bytes, start: I64, size: int, bounds: I64) -> NDArray[np.uint8]:
+    """The first `size` bytes of each source frame at `start` i64[k], u8[k, size]; the last eight are its lengths.
+
+    `bounds` i64[k, 2] gets where the value of each begins and ends; (0, -1) where it is null.
+    """
     out = np.empty((len(start), size), np.uint8)
+    lengths = np.empty(2, np.int64)
     for i in range(len(start)):
         for j in range(size):
             out[i, j] = buffer[start[i] + j]
+        for w in range(2):
+            a = start[i] + size - 8 + 4 * w
+            bits = (
+                np.int64(buffer[a]) | np.int64(buffer[a + 1]) << 8
+                | np.int64(buffer[a + 2]) << 16 | np.int64(buffer[a + 3]) << 24
+            )  # fmt: skip
+            lengths[w] = bits - (bits >> 31 << 32)
+        bounds[i, 0] = start[i] + size + max(lengths[0], 0)
+        bounds[i, 1] = bounds[i, 0] + lengths[1]
+        if lengths[1] < 0:
+            bounds[i, 0], bounds[i, 1] = 0, -1
     return out
+
+
+@kernel
+def believable(at: I64, latest: I64, numbers: NDArray[np.float64]) -> bool:
+    """Whether no time is later than its latest, i64[k] each, and every one of `numbers` f64[k, c] is finite."""
+    for i in range(len(at)):
+        if at[i] > latest[i]:
+            return False
+        for j in range(numbers.shape[1]):
+            if not np.isfinite(numbers[i, j]):
+                return False
+    return True

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.onnx import Session
 from operators.join import Label
 from operators.kernels.ids import hash_ids
+from operators.keyed import EntityFeatures
 from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
@@ -86,17 +87,13 @@ class _Arrivals:
 
     def __init__(self, request: Request, rows: NDArray[np.int64], topic: str):
         start = request.start[rows]
-        buffer = np.frombuffer(request.buffer, np.uint8)
-        self._head = read_heads(buffer, start, HEAD.itemsize).reshape(-1).view(HEAD)
+        bounds = np.empty((len(start), 2), np.int64)
+        self._head = read_heads(np.frombuffer(request.buffer, np.uint8), start, HEAD.itemsize, bounds).view(HEAD)[:, 0]
         self._topic = topic
         self._buffer = request.buffer
         self._start = start + HEAD.itemsize
-        first = self._start + np.maximum(self._head["key"], 0)
-        last = first + np.maximum(self._head["value"], 0)
         data = request.buffer
-        self.values: list[bytes | None] = [data[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
-        for row in np.flatnonzero(self._head["value"] < 0).tolist():
-            self.values[row] = None
+        self.values: list[bytes | None] = [data[a:b] if b >= 0 else None for a, b in bounds.tolist()]
         self.arrived: I64 = self._head["timestamp"]
 
     def deadletter(self, workload: str, letter: DeadLetter) -> bytes:
@@ -110,6 +107,37 @@ class _Arrivals:
         }  # fmt: skip
         pairs = [(name.encode(), str(value).encode()) for name, value in headers.items()]
         return frames.sink(key, self.values[letter.index], pairs)
+
+
+class Table:
+    """The states of a stage's keys, a row for each: Java says which key has which row, and when it wants them back."""
+
+    def __init__(self, features: EntityFeatures):
+        self._features = features
+        self.states = np.empty((0, features.width))
+        self.keys: list[str] = []
+
+    def admit(self, request: Request) -> None:
+        """Give rows to the keys that come in."""
+        rows = request.rows
+        if not len(rows):
+            return
+        room = int(rows.max()) + 1
+        if room > len(self.states):
+            more = np.empty((max(room, 2 * len(self.states)), self._features.width))
+            more[: len(self.states)] = self.states
+            self.keys += [""] * (len(more) - len(self.keys))
+            self.states = more
+        self.states[rows] = self._features.unpack(request.state_bytes(), request.state_length)
+        for row, key in zip(rows.tolist(), request.keys, strict=True):
+            self.keys[row] = key.decode(errors="replace")
+
+    def hand_over(self, rows: NDArray[np.int32]) -> tuple[bytes | memoryview, NDArray[np.int32]]:
+        """Stored states of `rows`, and the length of each."""
+        if not len(rows):
+            return b"", rows
+        packed, length = self._features.pack(self.states[rows])
+        return packed.data.cast("B"), length
 
 
 class _Operator:
@@ -193,6 +221,7 @@ class FeatureOperator(_Operator):
     def __init__(self, plan: Plan, topics: Topics, stage: Stage, serving: Serving):
         super().__init__(plan, topics, serving)
         self._stage = stage
+        self._table = Table(stage.features)
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, Session(plan.workload.model), serving.lookup) if stage.last else None
         self._carried = [other.index for other in plan.stages if other.index != stage.index]
@@ -203,18 +232,27 @@ class FeatureOperator(_Operator):
         began = time.perf_counter()
         request = frames.parse_request(buffer)
         outputs = _Outputs()
-        rows = np.flatnonzero(request.port == frames.MAIN)
+        self._table.admit(request)
+        if not len(request.slot):
+            states, length = self._table.hand_over(request.handed)
+            return outputs.response(length, states)
+        rows = self._main(request)
         events, slot = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
         labels, told = self._labels(request)
-        features = self._stage.features
-        states = features.unpack(request.state_bytes(), request.state_length)
-        events, duplicates = update(self._stage, states, np.concatenate((told, slot)), events, labels)
-        packed, state_length = features.pack(states)
+        slot = np.concatenate((told, slot)) if len(told) else slot
+        events, duplicates = update(self._stage, self._table.states, slot, events, labels)
         self._serving.publish(self._stage, events)
         self._emit(events, outputs)
         self._serving.duplicates(duplicates)
         self._serving.batch(len(request.slot), time.perf_counter() - began)
-        return outputs.response(state_length, packed.data.cast("B"))
+        states, length = self._table.hand_over(request.handed)
+        return outputs.response(length, states)
+
+    def _main(self, request: Request) -> I64:
+        """Positions of the events among the records; a stage that is told no labels has nothing else."""
+        if self._stage.features.labelled:
+            return np.flatnonzero(request.port == frames.MAIN)
+        return np.arange(len(request.port))
 
     def _arrive(self, request: Request, rows: I64, outputs: _Outputs) -> tuple[Events, NDArray[np.int32]]:
         """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
@@ -223,18 +261,20 @@ class FeatureOperator(_Operator):
         arrivals = _Arrivals(request, rows, self._topics.events)
         events, dead = self._intake(arrivals.values, arrivals.arrived)
         slot = request.slot[rows[events.index]]
-        keys = [key.decode(errors="replace") for key in request.keys]
+        keys = self._table.keys
         arrived = list(map(keys.__getitem__, slot.tolist()))
-        if arrived == events.entities[0]:
-            good = np.ones(len(slot), np.bool_)
-        else:
-            good = np.array([key == own for key, own in zip(arrived, events.entities[0], strict=True)], np.bool_)
-        for row in np.flatnonzero(~good).tolist():
-            detail = f"the record's key is {keys[slot[row]]!r}, its {self._stage.entity} {events.entities[0][row]!r}"
-            dead.append(DeadLetter(int(events.index[row]), "key-mismatch", detail[:500]))
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
         self._serving.dead(dead)
         self._serving.arrived(arrivals.arrived)
+        if arrived == events.entities[0]:
+            return events, slot
+        good = np.array([key == own for key, own in zip(arrived, events.entities[0], strict=True)], np.bool_)
+        strange = []
+        for row in np.flatnonzero(~good).tolist():
+            detail = f"the record's key is {keys[slot[row]]!r}, its {self._stage.entity} {events.entities[0][row]!r}"
+            strange.append(DeadLetter(int(events.index[row]), "key-mismatch", detail[:500]))
+        outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in strange])
+        self._serving.dead(strange)
         return events.take(good), slot[good]
 
     def _carry(self, request: Request, rows: I64) -> tuple[Events, NDArray[np.int32]]:
@@ -244,15 +284,15 @@ class FeatureOperator(_Operator):
         features = np.empty((len(rows), len(self._plan.keyed)))
         features[:, : self._stage.start] = words[:, 1 + numbers : -1]
         slot = request.slot[rows]
-        key_length = np.fromiter(map(len, request.keys), np.int64, len(request.keys))
-        first = request.start[rows] + 12 + key_length[slot] + 8 * self._words
+        keys = list(map(self._table.keys.__getitem__, slot.tolist()))
+        key_length = np.fromiter((len(key.encode()) for key in keys), np.int64, len(keys))
+        first = request.start[rows] + 12 + key_length + 8 * self._words
         spans = zip(first.tolist(), request.end[rows].tolist(), strict=True)
         texts = [_unpack(request.buffer[a:b]) for a, b in spans]
         entities: list[Texts] = [[] for _ in self._plan.stages]
         for position, index in enumerate(self._carried, start=1):
             entities[index] = [text[position] for text in texts]
-        keys = [key.decode() for key in request.keys]
-        entities[self._stage.index] = [keys[s] for s in slot.tolist()]
+        entities[self._stage.index] = keys
         return Events(
             np.arange(len(rows)), [text[0] for text in texts], tuple(entities),
             np.ascontiguousarray(words[:, 0]).view(np.int64), np.ascontiguousarray(words[:, -1]).view(np.uint64),
@@ -260,10 +300,10 @@ class FeatureOperator(_Operator):
         ), slot  # fmt: skip
 
     def _labels(self, request: Request) -> tuple[Labels, NDArray[np.int32]]:
-        rows = np.flatnonzero(request.port == frames.SIDE)
         width = len(self._stage.columns)
-        if not len(rows):
+        if not self._stage.features.labelled or not request.port.any():
             return no_labels(width), np.empty(0, np.int32)
+        rows = np.flatnonzero(request.port == frames.SIDE)
         words = read_words(np.frombuffer(request.buffer, np.uint8), request.start[rows], 3 + width).view(np.float64)
         at, origin, label, hash = (np.ascontiguousarray(words[:, i]) for i in range(4))
         return (

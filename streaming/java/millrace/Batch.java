@@ -1,27 +1,26 @@
 package millrace;
 
 import java.nio.charset.StandardCharsets;
-import java.util.ArrayList;
-import java.util.HashMap;
 import java.util.List;
-import java.util.Map;
 
-/** The records of one call of Python, and the distinct keys among them. Grows until it is full, then starts over. */
+/** The records of one call of Python, by the rows of their keys. Grows until it is full, then starts over. */
 final class Batch {
   private final byte[][] records;
   private final byte[] ports;
-  private final int[] slots;
+  private final int[] rows;
   private final int maxBytes;
-  private final Map<String, Integer> index = new HashMap<>();
-  private final List<String> keys = new ArrayList<>();
   private int size;
   private int bytes;
 
   Batch(int maxRecords, int maxBytes) {
     this.records = new byte[maxRecords][];
     this.ports = new byte[maxRecords];
-    this.slots = new int[maxRecords];
+    this.rows = new int[maxRecords];
     this.maxBytes = maxBytes;
+  }
+
+  int capacity() {
+    return records.length;
   }
 
   int size() {
@@ -32,51 +31,51 @@ final class Batch {
     return size == records.length || bytes >= maxBytes;
   }
 
-  /** Distinct keys in the order in which they came. */
-  List<String> keys() {
-    return keys;
-  }
-
-  void add(int port, String key, byte[] record) {
-    Integer slot = index.putIfAbsent(key, keys.size());
-    if (slot == null) {
-      slot = keys.size();
-      keys.add(key);
-    }
+  void add(int port, int row, byte[] record) {
     records[size] = record;
     ports[size] = (byte) port;
-    slots[size++] = slot;
+    rows[size++] = row;
     bytes += record.length;
   }
 
-  /** The request for this batch; `states` in the order of the keys, null where a key has none. */
-  byte[] request(byte[][] states) {
-    int u = keys.size();
+  /** A key that Python has no state of yet: its row there, and its state (null: none). */
+  record Admitted(int row, String key, byte[] state) {}
+
+  /** The request for this batch: who is `admitted` before it, and whose states Python hands over after it. */
+  byte[] request(List<Admitted> admitted, int[] handed) {
+    int u = admitted.size();
     byte[][] names = new byte[u][];
-    int head = 8 + 9 * size + 8 * u;
+    int head = 16 + 9 * size + 12 * u + 4 * handed.length;
     int total = Frames.pad(head) + bytes;
     for (int i = 0; i < u; i++) {
-      names[i] = keys.get(i).getBytes(StandardCharsets.UTF_8);
-      total += names[i].length + (states[i] == null ? 0 : states[i].length);
+      names[i] = admitted.get(i).key().getBytes(StandardCharsets.UTF_8);
+      total += names[i].length + length(admitted.get(i).state());
     }
     byte[] request = new byte[total];
     int p = Frames.putInt(request, Frames.putInt(request, 0, size), u);
+    p = Frames.putInt(request, Frames.putInt(request, p, handed.length), 0);
     for (int i = 0; i < size; i++) {
-      p = Frames.putInt(request, p, slots[i]);
+      p = Frames.putInt(request, p, rows[i]);
     }
     for (int i = 0; i < size; i++) {
       p = Frames.putInt(request, p, records[i].length);
     }
+    for (Admitted one : admitted) {
+      p = Frames.putInt(request, p, one.row());
+    }
     for (byte[] name : names) {
       p = Frames.putInt(request, p, name.length);
     }
-    for (byte[] state : states) {
-      p = Frames.putInt(request, p, state == null ? 0 : state.length);
+    for (Admitted one : admitted) {
+      p = Frames.putInt(request, p, length(one.state()));
+    }
+    for (int row : handed) {
+      p = Frames.putInt(request, p, row);
     }
     System.arraycopy(ports, 0, request, p, size);
     p = Frames.pad(head);
-    for (byte[] state : states) {
-      p = state == null ? p : Frames.put(request, p, state);
+    for (Admitted one : admitted) {
+      p = one.state() == null ? p : Frames.put(request, p, one.state());
     }
     for (byte[] name : names) {
       p = Frames.put(request, p, name);
@@ -87,12 +86,14 @@ final class Batch {
     return request;
   }
 
+  private static int length(byte[] state) {
+    return state == null ? 0 : state.length;
+  }
+
   void clear() {
     for (int i = 0; i < size; i++) {
       records[i] = null;
     }
-    index.clear();
-    keys.clear();
     size = 0;
     bytes = 0;
   }

@@ -66,10 +66,15 @@ final class Hold {
     return Frames.at(queue.element().frame());
   }
 
-  /** Gives the first in the queue to `batch`. */
-  void release(Batch batch) {
+  /** Gives the first in the queue to `next`. */
+  void release(Taker next) {
     Held first = queue.remove();
-    batch.add(port, first.key(), first.frame());
+    next.take(port, first.key(), first.frame());
+  }
+
+  /** Takes a record with its port and key. */
+  interface Taker {
+    void take(int port, String key, byte[] frame);
   }
 
   /** Write the queue to keyed state: every record behind its place in the queue. */

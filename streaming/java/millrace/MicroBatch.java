@@ -50,6 +50,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   /** Records for topics, each behind its tag: the one output that the sink of the stage reads. */
   static final OutputTag<byte[]> TO_TOPICS = new OutputTag<>("topics", BYTES);
 
+  private static final long TIDY_MS = 20;
+
   private final Job.Stage stage;
   private final KeyOf mainKey;
   private final String deployment;
@@ -63,10 +65,9 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private transient ListState<byte[]> snapshots;
   private transient ListState<String> caughtUp;
   private transient BroadcastState<String, byte[]> announced;
-  private transient InternalTimerService<VoidNamespace> timers;
   private transient MailboxExecutor mailbox;
   private transient Resident resident;
-  private transient Batch batch;
+  private transient Calls calls;
   private transient Hold hold;
   private transient Hold later;
   private transient Gate gate;
@@ -106,8 +107,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
       var ttl = StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).cleanupIncrementally(1, false);
       descriptor.enableTimeToLive(ttl.build());
     }
-    state = context.getKeyedStateStore().getState(descriptor);
     backend = getKeyedStateBackend();
+    state = context.getKeyedStateStore().getState(descriptor);
     hold = new Hold(backend, Frames.MAIN);
     later = new Hold(backend, Frames.SIDE);
     restoredLive = context.isRestored();
@@ -119,11 +120,12 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   @Override
   public void open() throws Exception {
     super.open();
-    batch = new Batch(maxRecords, maxBytes);
     gate = new Gate(stage.hold(), stage.control() != null, restoredLive);
     merged = IndexedCombinedWatermarkStatus.forInputsCount(stage.side() == null ? 1 : 2);
     clock = Frames.NONE;
-    timers = getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
+    InternalTimerService<VoidNamespace> timers =
+        getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
+    calls = new Calls(resident, backend, state, timers, new Batch(maxRecords, maxBytes), stage.rows());
     mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
     batches = getMetricGroup().counter("batches");
     getMetricGroup().gauge("held", hold::size);
@@ -134,6 +136,9 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
       control(one.getValue());
     }
     release();
+    if (stage.rows() > 0) {
+      tidyLater();
+    }
   }
 
   @Override
@@ -161,6 +166,9 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   @Override
   public void snapshotState(StateSnapshotContext context) throws Exception {
     super.snapshotState(context);
+    while (calls.waiting() > 0) {
+      calls.handOver();
+    }
     hold.write();
     later.write();
     caughtUp.update(List.of(gate.live() ? deployment : ""));
@@ -271,7 +279,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private void release() throws Exception {
     while (!hold.isEmpty() && gate.passes(hold.at())) {
       tell(hold.at());
-      hold.release(batch);
+      hold.release(calls::put);
       pace();
     }
   }
@@ -280,7 +288,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     if (port == Frames.MAIN) {
       tell(Frames.at(frame));
     }
-    batch.add(port, key, frame);
+    calls.put(port, key, frame);
     pace();
   }
 
@@ -288,7 +296,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private void tell(long at) throws Exception {
     clock = Math.max(clock, at);
     while (!later.isEmpty() && later.at() < clock) {
-      later.release(batch);
+      later.release(calls::put);
       pace();
     }
   }
@@ -303,7 +311,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   // Batches
 
   private void pace() throws Exception {
-    if (batch.full()) {
+    if (calls.full()) {
       flush();
     } else if (!ticking) {
       ticking = true;
@@ -314,8 +322,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
   /** Runs when the mailbox gets to it: goes round while records keep coming, flushes when none came. */
   private void tick() throws Exception {
-    if (batch.size() > seen) {
-      seen = batch.size();
+    if (calls.size() > seen) {
+      seen = calls.size();
       mailbox.execute(this::tick, "micro-batch");
     } else {
       ticking = false;
@@ -336,8 +344,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   public void onEventTime(InternalTimer<String, VoidNamespace> timer) throws Exception {
     byte[] time = new byte[Long.BYTES];
     Frames.putLong(time, 0, timer.getTimestamp());
-    batch.add(Frames.TIMER, timer.getKey(), time);
-    if (batch.full()) {
+    calls.put(Frames.TIMER, timer.getKey(), time);
+    if (calls.full()) {
       run();
     }
   }
@@ -348,34 +356,23 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   }
 
   private void run() throws Exception {
-    if (batch.size() == 0) {
-      return;
+    if (calls.size() > 0) {
+      emit(calls.run());
+      batches.inc();
     }
-    List<String> keys = batch.keys();
-    byte[][] states = new byte[keys.size()][];
-    for (int i = 0; i < states.length; i++) {
-      backend.setCurrentKey(keys.get(i));
-      states[i] = state.value();
+  }
+
+  /** Now and then, where there is time: what is handed over now does not hold up the next checkpoint. */
+  private void tidy() throws Exception {
+    if (calls.size() == 0 && calls.waiting() > 0 && calls.waiting() <= maxRecords) {
+      calls.handOver();
     }
-    Response response = new Response(resident.call("process", batch.request(states)), states.length);
-    batches.inc();
-    response.forEachKey(
-        (i, fresh, timer) -> {
-          if (fresh == null && timer == Frames.NONE) {
-            return;
-          }
-          backend.setCurrentKey(keys.get(i));
-          if (fresh != null && fresh.length == 0) {
-            state.clear();
-          } else if (fresh != null) {
-            state.update(fresh);
-          }
-          if (timer != Frames.NONE) {
-            timers.registerEventTimeTimer(VoidNamespace.INSTANCE, timer);
-          }
-        });
-    batch.clear();
-    emit(response);
+    tidyLater();
+  }
+
+  private void tidyLater() {
+    var clock = getProcessingTimeService();
+    clock.registerTimer(clock.getCurrentProcessingTime() + TIDY_MS, now -> tidy());
   }
 
   // Out

@@ -34,7 +34,9 @@ def test_requests_round_trip(keys: list[bytes], data: st.DataObject) -> None:
     ports = data.draw(st.lists(st.integers(0, 2), min_size=len(slots), max_size=len(slots)))
     records = data.draw(st.lists(texts, min_size=len(slots), max_size=len(slots)))
     states = data.draw(st.lists(texts, min_size=u, max_size=u))
-    request = frames.parse_request(frames.build_request(slots, ports, records, keys, states))
+    rows, handed = (data.draw(st.lists(st.integers(0, 99), min_size=u, max_size=u)) for _ in range(2))
+    request = frames.parse_request(frames.build_request(slots, ports, records, keys, states, rows, handed))
+    assert (request.rows.tolist(), request.handed.tolist()) == (rows, handed)
     assert request.slot.tolist() == slots
     assert request.port.tolist() == ports
     assert (request.records(), request.keys, request.states()) == (records, keys, states)

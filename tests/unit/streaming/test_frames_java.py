@@ -3,6 +3,7 @@
 import json
 import struct
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,37 @@ def test_request(twin: Twin, records: list[tuple[int, str, bytes]], data: st.Dat
         [state or b"" for state in states],
     )
     assert request == built
+
+
+@given(st.integers(1, 4), st.data())
+def test_rows(twin: Twin, room: int, data: st.DataObject) -> None:
+    """Two keys share a row, or a state that Python changed is never handed over, and a crash loses it."""
+    batch = st.lists(st.integers(0, 30).map(lambda n: f"k{n}"), min_size=1, max_size=room)
+    batches = data.draw(st.lists(st.tuples(batch, st.integers(0, 3)), max_size=40))
+    sent = [
+        struct.pack(">i", len(keys)) + b"".join(blob(key.encode()) for key in keys) + struct.pack(">i", taken)
+        for keys, taken in batches
+    ]
+    answer = twin.ask("w", struct.pack(">ii", room, len(batches)), *sent)
+    numbers = iter(struct.unpack(f">{len(answer) // 4}i", answer))
+    stored: dict[str, int] = {}
+    table: dict[int, tuple[str, int]] = {}
+    for keys, _ in batches:
+        rows = [next(numbers) for _ in keys]
+        admitted, victims, handed = ([next(numbers) for _ in range(next(numbers))] for _ in range(3))
+        came = dict(zip(rows, keys, strict=True))
+        table.update((row, (came[row], stored.get(came[row], 0))) for row in admitted)
+        for row, key in zip(rows, keys, strict=True):
+            assert table[row][0] == key
+            table[row] = key, table[row][1] + 1
+        assert not set(victims) & set(rows)
+        stored.update(table[row] for row in handed)
+        for row in victims:
+            assert stored[table[row][0]] == table[row][1], "given up with changes that were not handed over"
+            del table[row]
+        stored.update(table[row] for row in [next(numbers) for _ in range(next(numbers))])
+    every = [key for keys, _ in batches for key in keys]
+    assert {key: max(stored.get(key, 0), dict(table.values()).get(key, 0)) for key in every} == Counter(every)
 
 
 def respond(outputs: list[tuple[int, bytes]], states: list[bytes | None], timers: list[int]) -> bytes:

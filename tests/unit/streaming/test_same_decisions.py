@@ -22,11 +22,13 @@ Record = tuple[int, bytes, bytes]
 
 
 class Operator:
-    """What the micro-batch operator does around a stage: batches of random size, and a state for each key."""
+    """What the micro-batch operator does around a stage: batches of random size, and states that come and go."""
 
     def __init__(self, stage: JoinOperator | FeatureOperator, chance: random.Random):
         self._stage = stage
         self._chance = chance
+        self._keeps = isinstance(stage, FeatureOperator)
+        self._rows: dict[bytes, int] = {}
         self._states: defaultdict[bytes, bytes] = defaultdict(bytes)
 
     def run(self, records: Sequence[Record]) -> list[tuple[int, bytes]]:
@@ -39,13 +41,21 @@ class Operator:
         return outputs
 
     def _batch(self, records: Sequence[Record]) -> list[tuple[int, bytes]]:
-        keys = list(dict.fromkeys(key for _, key, _ in records))
+        if not self._keeps:
+            self._rows.clear()
+        keys = [key for key in dict.fromkeys(key for _, key, _ in records) if key not in self._rows]
+        for key in keys:
+            self._rows[key] = min(set(range(len(self._rows) + 1)) - set(self._rows.values()))
+        gone = [key for key in self._rows if not self._keeps or self._chance.random() < 0.1]
         request = frames.build_request(
-            [keys.index(key) for _, key, _ in records], [port for port, _, _ in records],
+            [self._rows[key] for _, key, _ in records], [port for port, _, _ in records],
             [frame for _, _, frame in records], keys, [self._states[key] for key in keys],
+            [self._rows[key] for key in keys], [self._rows[key] for key in gone],
         )  # fmt: skip
         outputs, states, _ = frames.parse_response(self._stage.process(request))
-        self._states.update((key, state) for key, state in zip(keys, states, strict=True) if state is not None)
+        self._states.update((key, state) for key, state in zip(gone, states, strict=True) if state is not None)
+        for key in gone:
+            del self._rows[key]
         return outputs
 
 

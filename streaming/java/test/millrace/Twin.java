@@ -44,6 +44,7 @@ public final class Twin {
   private void answer(char question) throws Exception {
     switch (question) {
       case 'q' -> request();
+      case 'w' -> rows();
       case 'r' -> response();
       case 'i' -> frameIn();
       case 'o' -> frameOut();
@@ -71,15 +72,45 @@ public final class Twin {
   private void request() throws IOException {
     int n = in.readInt();
     Batch batch = new Batch(Math.max(n, 1), Integer.MAX_VALUE);
+    Rows rows = new Rows(4 * batch.capacity(), batch.capacity());
     for (int i = 0; i < n; i++) {
-      batch.add(in.readByte(), text(), blob());
+      int port = in.readByte();
+      batch.add(port, rows.of(text()), blob());
     }
-    byte[][] states = new byte[batch.keys().size()][];
-    for (int i = 0; i < states.length; i++) {
-      states[i] = blob();
+    List<Batch.Admitted> admitted = new ArrayList<>();
+    for (int row : rows.admitted()) {
+      admitted.add(new Batch.Admitted(row, rows.key(row), blob()));
     }
-    out.write(batch.request(states));
+    out.write(batch.request(admitted, rows.admitted().stream().mapToInt(Integer::intValue).toArray()));
     batch.clear();
+    rows.clear();
+  }
+
+  /** Of each batch: the rows of its keys, which come in, which are given up, and which of those, and then, go over. */
+  private void rows() throws Exception {
+    int room = in.readInt();
+    Rows rows = new Rows(4 * room, room);
+    for (int batches = in.readInt(); batches > 0; batches--) {
+      for (int size = in.readInt(); size > 0; size--) {
+        out.writeInt(rows.of(text()));
+      }
+      write(rows.admitted().stream().mapToInt(Integer::intValue).toArray());
+      int[] victims = rows.victims();
+      write(victims);
+      write(Arrays.stream(victims).filter(rows::isChanged).toArray());
+      for (int row : victims) {
+        rows.free(row);
+      }
+      rows.next();
+      write(rows.take(in.readInt()));
+    }
+  }
+
+  private void write(int[] numbers) throws IOException {
+    out.writeInt(numbers.length);
+    for (int number : numbers) {
+      out.writeInt(number);
+    }
   }
 
   private void response() throws Exception {

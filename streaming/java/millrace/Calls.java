@@ -1,0 +1,101 @@
+package millrace;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import org.apache.flink.api.common.state.ValueState;
+import org.apache.flink.runtime.state.KeyedStateBackend;
+import org.apache.flink.runtime.state.VoidNamespace;
+import org.apache.flink.streaming.api.operators.InternalTimerService;
+
+/** The calls of Python of one operator, and the keyed states that go in and come back with them. */
+final class Calls {
+  private final Resident resident;
+  private final KeyedStateBackend<String> backend;
+  private final ValueState<byte[]> state;
+  private final InternalTimerService<VoidNamespace> timers;
+  private final Batch batch;
+  private final Rows keys;
+
+  /** Whether Python keeps states from call to call, until they are handed over. */
+  private final boolean keeps;
+
+  /** `rows`: of how many keys Python keeps the states from call to call (0: it gets and gives them with each). */
+  Calls(
+      Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state,
+      InternalTimerService<VoidNamespace> timers, Batch batch, int rows) {
+    this.resident = resident;
+    this.backend = backend;
+    this.state = state;
+    this.timers = timers;
+    this.batch = batch;
+    this.keeps = rows > 0;
+    this.keys = new Rows(Math.max(rows, 4 * batch.capacity()), batch.capacity());
+  }
+
+  void put(int port, String key, byte[] frame) {
+    batch.add(port, keys.of(key), frame);
+  }
+
+  int size() {
+    return batch.size();
+  }
+
+  boolean full() {
+    return batch.full();
+  }
+
+  /** How many states Python has changed since it handed them over. */
+  int waiting() {
+    return keys.changed();
+  }
+
+  /** Process the batch. */
+  Response run() throws Exception {
+    if (!keeps) {
+      Response response = call(keys.admitted().stream().mapToInt(Integer::intValue).toArray());
+      keys.clear();
+      return response;
+    }
+    int[] victims = keys.victims();
+    Response response = call(Arrays.stream(victims).filter(keys::isChanged).toArray());
+    for (int row : victims) {
+      keys.free(row);
+    }
+    keys.next();
+    return response;
+  }
+
+  /** Write some of the states that Python keeps to keyed state. The batch must be empty. */
+  void handOver() throws Exception {
+    call(keys.take(batch.capacity()));
+  }
+
+  private Response call(int[] handed) throws Exception {
+    List<Batch.Admitted> admitted = new ArrayList<>();
+    for (int row : keys.admitted()) {
+      backend.setCurrentKey(keys.key(row));
+      admitted.add(new Batch.Admitted(row, keys.key(row), state.value()));
+    }
+    Response response = new Response(resident.call("process", batch.request(admitted, handed)), handed.length);
+    response.forEachKey((i, fresh, timer) -> keep(keys.key(handed[i]), fresh, timer));
+    batch.clear();
+    return response;
+  }
+
+  /** A key's new state (null: unchanged, empty: cleared), and its timer. */
+  private void keep(String key, byte[] fresh, long timer) throws Exception {
+    if (fresh == null && timer == Frames.NONE) {
+      return;
+    }
+    backend.setCurrentKey(key);
+    if (fresh != null && fresh.length == 0) {
+      state.clear();
+    } else if (fresh != null) {
+      state.update(fresh);
+    }
+    if (timer != Frames.NONE) {
+      timers.registerEventTimeTimer(VoidNamespace.INSTANCE, timer);
+    }
+  }
+}
