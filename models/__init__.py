@@ -4,10 +4,11 @@ from pathlib import Path
 
 from models.artifact import Artifact, load
 from models.linear import linear
+from models.native import native
 from models.policy import thresholds
 from schemas.errors import DefinitionError
 
-__all__ = ["Artifact", "linear", "pretrained", "thresholds"]
+__all__ = ["Artifact", "linear", "native", "pretrained", "thresholds"]
 
 SHIPPED = Path(__file__).parent / "shipped"
 

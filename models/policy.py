@@ -4,8 +4,8 @@ A policy turns the scored rows of a batch into decisions. It is the only place t
 state the action of a degraded decision, one that was made while a dependency was down.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +25,8 @@ class Batch:
     """`k` scored events.
 
     ids and keys k strings, at i64[k] ms, degraded bool[k], scores f64[k] in 0–1, columns f64[k, c] by `names`;
-    `contributions(rows)` gives, for some rows, what each of `inputs` added to the score, f64[len(rows), inputs].
+    `contributions(rows)` gives, for some rows, what each of `inputs` added to the score, f64[len(rows), inputs];
+    `maps` the names in each event's mapping fields, parted by zero characters, in the order of their columns.
     """
 
     workload: str
@@ -39,6 +40,11 @@ class Batch:
     columns: F64
     inputs: tuple[str, ...]
     contributions: Callable[[NDArray[np.int64]], F64]
+    maps: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def column(self, name: str) -> F64:
+        """One of `columns`, f64[k]."""
+        return self.columns[:, self.names.index(name)]
 
 
 class Policy(Protocol):
@@ -48,8 +54,8 @@ class Policy(Protocol):
     def actions(self) -> tuple[str, ...]:
         """Every action that this policy can take."""
 
-    def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
-        """Decisions of `batch` in its order, and their actions."""
+    def decide(self, batch: Batch) -> tuple[Sequence[Decision | None], Sequence[str]]:
+        """Decisions of `batch` in its order, and their actions; None where an event is not to be decided about."""
 
 
 @dataclass(frozen=True)

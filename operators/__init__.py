@@ -27,10 +27,13 @@ from operators.features import (
     sum_,
     var,
 )
+from operators.track import Tracked, Tracker, track
 
 __all__ = [
     "Aggregate",
     "Keyed",
+    "Tracked",
+    "Tracker",
     "by",
     "count",
     "decayed_count",
@@ -53,5 +56,6 @@ __all__ = [
     "since",
     "std",
     "sum_",
+    "track",
     "var",
 ]

@@ -18,7 +18,7 @@ a multiple of 8 bytes, and so does whoever writes a state. Their twins in Java a
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,10 +87,10 @@ def sink(key: bytes | None, value: bytes | None, headers: Sequence[tuple[bytes, 
     return b"".join(parts)
 
 
-def sinks(keys: Sequence[bytes], values: Sequence[bytes]) -> list[bytes]:
-    """Sink frames of records without headers."""
+def sinks(records: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """Sink frames of keys and values, without headers."""
     pack = _SINK.pack
-    return [pack(len(key), len(value), 0) + key + value for key, value in zip(keys, values, strict=True)]
+    return [pack(len(key), len(value), 0) + key + value for key, value in records]
 
 
 @dataclass(frozen=True, slots=True)

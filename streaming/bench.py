@@ -22,6 +22,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from models.artifact import Artifact
 from schemas.errors import DefinitionError, Unavailable
 from streaming import flink, jobs, kafka, load
 from streaming.settings import Settings
@@ -150,7 +151,9 @@ def systems(workload: str, stack: Stack, settings: Settings, beside_raw: bool) -
         ends.callback(kafka.delete_topics, stack.kafka, ours.topics)
         found: list[Ours | Raw] = [ours]
         if beside_raw:
-            raw = Raw(ours, resolve(Reference(workload)).model.onnx, stack.kafka, Path(folder))
+            model = resolve(Reference(workload)).model
+            assert isinstance(model, Artifact)  # `reference` has one
+            raw = Raw(ours, model.onnx, stack.kafka, Path(folder))
             ends.callback(kafka.delete_topics, stack.kafka, raw.topics)
             found.append(raw)
         yield found

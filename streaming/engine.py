@@ -4,7 +4,8 @@ A batch comes in as values, leaves as decisions, and is `Events` in between: col
 reads a clock, draws a random number or waits for anything; runners bring states, bytes and time.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Protocol, TypeVar
@@ -12,6 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from models.artifact import Artifact
 from models.onnx import Session
 from models.policy import Batch
 from operators.join import Join, Label
@@ -49,8 +51,9 @@ Lookup = Callable[[str, Sequence[str], tuple[str, ...]], tuple[F64, NDArray[np.b
 class Events:
     """`k` decoded events.
 
-    index: their positions in the batch they came in; ids; entities: for each stage the k keys; at i64[k] ms;
-    hash u64[k] of the ids; numbers f64[k, c]: numeric fields; features f64[k, f]: what stages wrote so far.
+    index: their positions in the batch they came in; ids; entities: for each stage the k keys, then for each field
+    that is a mapping the k lists of its names, parted by zero characters; at i64[k] ms; hash u64[k] of the ids;
+    numbers f64[k, c]: numeric fields; features f64[k, f]: what stages wrote so far.
     """
 
     index: I64
@@ -79,7 +82,8 @@ class Intake:
     def __init__(self, plan: Plan):
         workload = plan.workload
         self._decoder = Decoder(workload.event)
-        self._numbers = [attrgetter(name) for name in workload.numbers]
+        self._fields = [(attrgetter(field.name), field) for field in workload.fields]
+        self._required = np.array([not field.optional for field in workload.fields for _ in field.columns], np.bool_)
         self._entities = [attrgetter(stage.entity) for stage in plan.stages]
         self._names = workload.numbers
         self._skew = duration(workload.skew)
@@ -98,11 +102,20 @@ class Intake:
     def _columns(self, records: Sequence[Event], index: I64) -> Events:
         k = len(records)
         ids = [record.id for record in records]
-        numbers = np.empty((k, len(self._numbers)))
-        for column, field in enumerate(self._numbers):
-            numbers[:, column] = np.fromiter(map(field, records), np.float64, k)
+        numbers = np.empty((k, len(self._names)))
+        texts = [list(map(entity, records)) for entity in self._entities]
+        column = 0
+        for get, field in self._fields:
+            values = map(get, records)
+            if field.room:
+                texts.append(_entries(values, numbers[:, column : column + field.room + 1]))
+            elif field.optional:
+                numbers[:, column] = [math.nan if value is None else value for value in values]
+            else:
+                numbers[:, column] = np.fromiter(values, np.float64, k)
+            column += len(field.columns)
         return Events(
-            index, ids, tuple(list(map(entity, records)) for entity in self._entities),
+            index, ids, tuple(texts),
             np.fromiter(map(_AT, records), np.int64, k), hash_ids(ids), numbers,
             np.empty((k, self._width)),
         )  # fmt: skip
@@ -110,12 +123,13 @@ class Intake:
     def _refuse(self, events: Events, arrived: I64, dead: list[DeadLetter]) -> NDArray[np.bool_] | None:
         """Which events are in range (None: all of them); the others are added to `dead`."""
         latest = arrived + self._skew
-        if believable(events.at, latest, events.numbers):
+        if believable(events.at, latest, events.numbers, self._required):
             return None
         future = events.at > latest
-        infinite = ~np.isfinite(events.numbers).all(axis=1)
+        infinite = ~(np.isfinite(events.numbers) | (np.isnan(events.numbers) & ~self._required)).all(axis=1)
         for row in np.flatnonzero(infinite).tolist():
-            name = self._names[int(np.flatnonzero(~np.isfinite(events.numbers[row]))[0])]
+            numbers = events.numbers[row]
+            name = self._names[int(np.flatnonzero(np.isinf(numbers) | (np.isnan(numbers) & self._required))[0])]
             dead.append(DeadLetter(int(events.index[row]), "not-finite", f"found no finite number at `$.{name}`"))
         for row in np.flatnonzero(future & ~infinite).tolist():
             ahead = int(events.at[row] - arrived[row])
@@ -123,6 +137,18 @@ class Intake:
             dead.append(DeadLetter(int(events.index[row]), "future", detail))
         good: NDArray[np.bool_] = ~(future | infinite)
         return good
+
+
+def _entries(mappings: Iterable[Mapping[str, float] | None], out: F64) -> list[str]:
+    """The values of each mapping to a row of `out`, by name, then how many; returns the names of each."""
+    out[:] = math.nan
+    names = []
+    for row, mapping in zip(out, mappings, strict=True):
+        ordered = sorted((mapping or {}).items())
+        row[: len(ordered)] = [value for _, value in ordered]
+        row[-1] = len(ordered)
+        names.append("\0".join(name for name, _ in ordered))
+    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +283,10 @@ class Joiner:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Encoded decisions of a batch, their actions, scores f64[k], the columns f64[k, names] that they were made
-    on, and how many are degraded."""
+    """Encoded decisions of a batch (None: the event only taught a state something), their actions, scores f64[k], the
+    columns f64[k, names] that they were made on, and how many are degraded."""
 
-    values: list[bytes]
+    values: Sequence[bytes | None]
     actions: Sequence[str]
     scores: F64
     columns: F64
@@ -270,12 +296,14 @@ class Decided:
 class Decider:
     """Features → scores → decisions: the end of the last stage."""
 
-    def __init__(self, plan: Plan, session: Session, lookup: Lookup | None):
+    def __init__(self, plan: Plan, lookup: Lookup | None):
         check_model(plan)
         self.plan = plan
-        self.session = session
+        model = plan.workload.model
+        self.session = Session(model) if isinstance(model, Artifact) else None
         self._lookup = lookup
-        self._inputs = [plan.names.index(name) for name in session.artifact.features]
+        self._inputs = [plan.names.index(name) for name in model.features]
+        self._maps = [field.name for field in plan.workload.fields if field.room]
 
     def columns(self, events: Events) -> tuple[F64, NDArray[np.bool_]]:
         """Every column of `plan.names`, f64[k, names], and which rows are degraded, bool[k]."""
@@ -297,12 +325,13 @@ class Decider:
         if not events.ids:
             return Decided([], [], np.empty(0), np.empty((0, len(self.plan.names))), 0)
         columns, degraded = self.columns(events)
+        session, model = self.session, self.plan.workload.model
         inputs = columns[:, self._inputs].astype(np.float32)
-        scores = self.session.score(inputs)
+        scores = session.score(inputs) if session else columns[:, self._inputs[0]]
         decisions, actions = self.plan.workload.policy.decide(
             Batch(
                 workload=self.plan.workload.name,
-                model=self.session.artifact.version,
+                model=model.version,
                 ids=events.ids,
                 keys=events.entities[0],
                 at=events.at,
@@ -310,8 +339,10 @@ class Decider:
                 scores=scores,
                 names=self.plan.names,
                 columns=columns,
-                inputs=self.session.artifact.features,
-                contributions=lambda rows: self.session.contributions(inputs[rows]),
+                inputs=model.features if session else (),
+                contributions=lambda rows: session.contributions(inputs[rows]) if session else np.empty((len(rows), 0)),
+                maps=dict(zip(self._maps, events.entities[len(self.plan.stages) :], strict=True)),
             )
         )
-        return Decided([encode(decision) for decision in decisions], actions, scores, columns, int(degraded.sum()))
+        values = [None if decision is None else encode(decision) for decision in decisions]
+        return Decided(values, actions, scores, columns, int(degraded.sum()))

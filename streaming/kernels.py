@@ -55,12 +55,13 @@ def read_heads(buffer: Bytes, start: I64, size: int, bounds: I64) -> NDArray[np.
 
 
 @kernel
-def believable(at: I64, latest: I64, numbers: NDArray[np.float64]) -> bool:
-    """Whether no time is later than its latest, i64[k] each, and every one of `numbers` f64[k, c] is finite."""
+def believable(at: I64, latest: I64, numbers: NDArray[np.float64], required: NDArray[np.bool_]) -> bool:
+    """Whether no time is later than its latest, i64[k] each, and every one of `numbers` f64[k, c] is finite or, where
+    its column is not `required` bool[c], missing."""
     for i in range(len(at)):
         if at[i] > latest[i]:
             return False
         for j in range(numbers.shape[1]):
-            if not np.isfinite(numbers[i, j]):
+            if not np.isfinite(numbers[i, j]) and (required[j] or not np.isnan(numbers[i, j])):
                 return False
     return True

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.keyed import EntityFeatures, compile_features
+from operators.track import Tracked
+from operators.tracked import TrackedFeatures
 from schemas.errors import DefinitionError
 from schemas.time import duration
 from streaming.workload import Column, Columns, Derive, Enrich, Expression, Workload
@@ -26,7 +28,7 @@ class Stage:
     """
 
     index: int
-    features: EntityFeatures
+    features: EntityFeatures | TrackedFeatures
     columns: tuple[int, ...]
     start: int
     last: bool
@@ -62,6 +64,11 @@ class Plan:
         return tuple(stage for stage in self.stages if stage.features.labelled)
 
     @property
+    def maps(self) -> int:
+        """How many fields of an event are mappings."""
+        return sum(field.room > 0 for field in self.workload.fields)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Every column that a model can read: numeric event fields, then features by stage, read and derived."""
         read = tuple(feature.name for feature in self.enriched)
@@ -90,7 +97,8 @@ def plan(workload: Workload) -> Plan:
     """Compile `workload`; DefinitionError where a feature reads what is not there."""
     stages, start = [], 0
     for index, block in enumerate(workload.blocks):
-        features = compile_features(block, dedupe=index == 0)
+        first = index == 0
+        features = TrackedFeatures(block, first) if isinstance(block, Tracked) else compile_features(block, first)
         unknown = [name for name in features.inputs if name not in workload.numbers]
         if unknown:
             raise DefinitionError(

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.onnx import Session
 from operators.join import Label
 from schemas.codec import DeadLetter
 from streaming.engine import Decided, Decider, Events, Intake, Joiner, Labels, Lookup, no_labels, to_labels, update
@@ -71,7 +70,7 @@ class Replay:
         self.plan = plan
         self._now = now
         self._intake = Intake(plan)
-        self._decider = Decider(plan, Session(plan.workload.model), lookup)
+        self._decider = Decider(plan, lookup)
         self._tables = [_Table(stage) for stage in plan.stages]
         self._labelled = plan.labelled
         self._joiner = Joiner(plan) if self._labelled else None

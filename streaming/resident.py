@@ -13,10 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.onnx import Session
 from operators.join import Label
 from operators.kernels.ids import hash_ids
-from operators.keyed import EntityFeatures
 from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
@@ -112,7 +110,8 @@ class _Arrivals:
 class Table:
     """The states of a stage's keys, a row for each: Java says which key has which row, and when it wants them back."""
 
-    def __init__(self, features: EntityFeatures):
+    def __init__(self, stage: Stage):
+        features = stage.features
         self._features = features
         self.states = np.empty((0, features.width))
         self.keys: list[str] = []
@@ -221,10 +220,10 @@ class FeatureOperator(_Operator):
     def __init__(self, plan: Plan, topics: Topics, stage: Stage, serving: Serving):
         super().__init__(plan, topics, serving)
         self._stage = stage
-        self._table = Table(stage.features)
+        self._table = Table(stage)
         self._intake = Intake(plan) if stage.index == 0 else None
-        self._decider = Decider(plan, Session(plan.workload.model), serving.lookup) if stage.last else None
-        self._carried = [other.index for other in plan.stages if other.index != stage.index]
+        self._decider = Decider(plan, serving.lookup) if stage.last else None
+        self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
 
     def process(self, buffer: bytes) -> bytes:
@@ -289,7 +288,7 @@ class FeatureOperator(_Operator):
         first = request.start[rows] + 12 + key_length + 8 * self._words
         spans = zip(first.tolist(), request.end[rows].tolist(), strict=True)
         texts = [_unpack(request.buffer[a:b]) for a, b in spans]
-        entities: list[Texts] = [[] for _ in self._plan.stages]
+        entities: list[Texts] = [[] for _ in range(len(self._carried) + 1)]
         for position, index in enumerate(self._carried, start=1):
             entities[index] = [text[position] for text in texts]
         entities[self._stage.index] = keys
@@ -323,8 +322,9 @@ class FeatureOperator(_Operator):
             outputs.add(frames.ROW + self._stage.index + 1, self._rows(events))
             return
         decided = self._decider(events)
-        keys = [key.encode() for key in events.entities[0]]
-        outputs.add(frames.DECISION, frames.sinks(keys, decided.values))
+        pairs = zip(events.entities[0], decided.values, strict=True)
+        said = [(key.encode(), value) for key, value in pairs if value is not None]
+        outputs.add(frames.DECISION, frames.sinks(said))
         self._serving.decided(decided)
 
     def _rows(self, events: Events) -> list[bytes]:
@@ -332,7 +332,7 @@ class FeatureOperator(_Operator):
         words = np.concatenate((numbers, events.features[:, : self._stage.stop], hash), axis=1)
         blob, size = words.tobytes(), words.shape[1] * 8
         following = self._stage.index + 1
-        carried = [events.entities[stage.index] for stage in self._plan.stages if stage.index != following]
+        carried = [texts for index, texts in enumerate(events.entities) if index != following]
         rows = zip(events.at.tolist(), events.entities[following], events.ids, *carried, strict=True)
         return [
             frames.row(at, key.encode(), blob[i * size : (i + 1) * size] + _pack(texts))

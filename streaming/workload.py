@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
+from models.native import Native
 from models.policy import Policy
-from operators import Keyed
+from operators import Keyed, Tracked
 from schemas.errors import DefinitionError
 from schemas.records import Event, Outcome
 from schemas.time import duration
@@ -43,6 +44,22 @@ class Derive:
     """Features computed from others, in this order, each a vectorised expression over columns."""
 
     expressions: tuple[tuple[str, Expression], ...]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A numeric field of an event. One that may be missing is NaN then; of a mapping, `room` is how many entries it
+    has at most (0: it is a number), its columns are those, by name, and how many there are."""
+
+    name: str
+    optional: bool
+    room: int
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of its columns."""
+        entries = tuple(f"{self.name}.{i}" for i in range(self.room))
+        return (*entries, f"{self.name}.n") if self.room else (self.name,)
 
 
 @dataclass(frozen=True)
@@ -84,17 +101,18 @@ def enrich(entity: str, field: str, *, default: float) -> Enrich:
 class Workload:
     """One streaming workload, from event to decision.
 
-    event and outcome: record types (subclasses of `Event` and `Outcome`); features: `by(entity, …)` blocks, the
-    first by the entity that keys the topic, then `derive` and `enrich`; inputs: the columns that `millrace train`
-    gives to a model (all of them where it is empty); views: whether features are published to Redis; budget: time
-    from event to decision that is promised; skew: how far in the future of its arrival an event may say it
-    happened; ttl: how long the state of a silent key is kept, and how long an event waits for its outcome.
+    event and outcome: record types (subclasses of `Event` and `Outcome`); features: `by(entity, …)` and
+    `track(entity, …)` blocks, the first by the entity that keys the topic, then `derive` and `enrich`; inputs: the
+    columns that `millrace train` gives to a model (all of them where it is empty); views: whether features are
+    published to Redis; budget: time from event to decision that is promised; skew: how far in the future of its
+    arrival an event may say it happened; ttl: how long the state of a silent key is kept, and how long an event waits
+    for its outcome.
     """
 
     name: str
     event: type[Event]
-    features: tuple[Keyed | Derive | Enrich, ...]
-    model: Artifact
+    features: tuple[Keyed | Tracked | Derive | Enrich, ...]
+    model: Artifact | Native
     policy: Policy
     inputs: tuple[str, ...] = ()
     views: bool = True
@@ -113,7 +131,7 @@ class Workload:
             raise DefinitionError(
                 f"{where}: outcome: found {self.outcome!r}, expected a subclass of schemas.records.Outcome"
             )
-        if not isinstance(self.model, Artifact):
+        if not isinstance(self.model, Artifact | Native):
             raise DefinitionError(f"{where}: model: found {self.model!r}, expected one, as pretrained({self.name!r})")
         for name in ("budget", "skew", "ttl"):
             try:
@@ -127,7 +145,7 @@ class Workload:
             raise DefinitionError(
                 f'{where}: features: found no by(…), expected at least one, as by("card", count("1d"))'
             )
-        if self.features and not isinstance(self.features[0], Keyed):
+        if self.features and not isinstance(self.features[0], Keyed | Tracked):
             raise DefinitionError(
                 f"{where}: features: the first must be a by(…): it names the key of {self.topics.events}"
             )
@@ -147,26 +165,47 @@ class Workload:
             raise DefinitionError(f"{where}: features: two by(…) of the same entity; put all its folds into one")
 
     @cached_property
-    def blocks(self) -> tuple[Keyed, ...]:
-        """The `by` blocks, in order."""
-        return tuple(feature for feature in self.features if isinstance(feature, Keyed))
+    def blocks(self) -> tuple[Keyed | Tracked, ...]:
+        """The `by` and `track` blocks, in order."""
+        return tuple(feature for feature in self.features if isinstance(feature, Keyed | Tracked))
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        """Numeric fields of an event, `id` and `at` left out."""
+        found = []
+        for field in self._described:
+            options = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
+            optional = any(isinstance(option, msgspec.inspect.NoneType) for option in options)
+            for option in options:
+                if isinstance(option, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+                    found.append(Field(field.name, optional, 0))
+                elif isinstance(option, msgspec.inspect.DictType):
+                    found.append(Field(field.name, True, self._room(field.name, option)))
+        return tuple(found)
+
+    def _room(self, name: str, type: msgspec.inspect.DictType) -> int:
+        where = f"workload {self.name!r}: event field {name!r}"
+        if not isinstance(type.key_type, msgspec.inspect.StrType):
+            raise DefinitionError(f"{where}: expected a mapping from names to numbers, as dict[str, float]")
+        if not type.max_length or type.max_length > 64:
+            raise DefinitionError(f"{where}: expected at most 64 entries, stated as Meta(max_length=16)")
+        return type.max_length
 
     @cached_property
     def numbers(self) -> tuple[str, ...]:
-        """Numeric fields of an event, `id` and `at` left out."""
-        return self._fields(int, float)
+        """Names of the numeric columns of an event."""
+        return tuple(name for field in self.fields for name in field.columns)
 
     @cached_property
     def strings(self) -> tuple[str, ...]:
         """Text fields of an event, `id` left out: its possible entities."""
-        return self._fields(str)
+        return tuple(f.name for f in self._described if isinstance(f.type, msgspec.inspect.StrType))
 
-    def _fields(self, *types: type) -> tuple[str, ...]:
+    @cached_property
+    def _described(self) -> tuple[msgspec.inspect.Field, ...]:
         info = msgspec.inspect.type_info(self.event)
         assert isinstance(info, msgspec.inspect.StructType)
-        wanted = {int: msgspec.inspect.IntType, float: msgspec.inspect.FloatType, str: msgspec.inspect.StrType}
-        kinds = tuple(wanted[type] for type in types)
-        return tuple(f.name for f in info.fields if isinstance(f.type, kinds) and f.name not in ("id", "at"))
+        return tuple(field for field in info.fields if field.name not in ("id", "at"))
 
     @property
     def topics(self) -> Topics:
