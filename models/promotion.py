@@ -1,0 +1,268 @@
+"""Promotion and rollback: a challenger becomes champion on evidence that stays valid however often it is looked at.
+
+In the way of an event behind the join: examples with the scores that champion and challengers served go in, in
+the order in which their labels became known; verdicts come out, to be announced on `millrace.models`.
+
+The test is an e-process on bounded loss differences (Choe and Ramdas, Operations Research 2024). With
+d = loss(champion) - loss(challenger) in [-1, 1], the evidence after t examples is the mean over the stakes λ of
+Π (1 + λ d). While the challenger is not better, E[d | past] <= 0, it is a nonnegative supermartingale that starts at
+1, so the chance that it ever reaches 1 / α is at most α (Ville). A fifth of it is staked on later starts: a mean over
+starts declared beforehand is just as valid, and a model that was the worse one for months, a challenger that has
+learned or a champion that has turned bad, need not first win back what that time cost.
+
+Sampled examples weigh w = 1 / (share that was kept), stated before the label is known; E[w d] over the kept equals
+E[d] over all, and w d / W with a declared bound W >= w is in [-1, 1] again. A heavier example is cut to W (and
+counted): then the claim is about the events as they were weighed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels.evaluation import EVERY, SPREAD, advance, later
+from models.snapshot import pack, unpack
+from schemas.errors import DefinitionError
+from schemas.time import duration
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+STAKES = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8])  # where one in 150 is a fraud, the largest carries it
+CLIP = 1e-4  # log-loss is that of probabilities at least this far from 0 and 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What `promotion` declares."""
+
+    alpha: float
+    loss: Literal["brier", "log"]
+    labels: int
+    latency: float | None
+    alerts: float | None
+    threshold: float
+    weight: float
+
+
+def promotion(
+    *,
+    alpha: float = 0.05,
+    loss: Literal["brier", "log"] = "brier",
+    labels: int = 1000,
+    latency: str | None = None,
+    alerts: float | None = None,
+    threshold: float = 0.5,
+    weight: float = 1.0,
+) -> Rule:
+    """When a challenger becomes champion: `promotion(alpha=0.05, labels=1000, latency="8ms", alerts=1.5)`.
+
+    alpha      chance that one that is not better is ever promoted; of each challenger, and each rollback
+    loss       "brier", or "log": log-loss, clipped, divided by its largest value
+    labels     examples before the first verdict
+    latency    a challenger's p99 must not be above it; without a measurement it is not promoted
+    alerts     nor may it alert (score `threshold` or more) more than so many times as often as the champion
+    weight     largest weight of an example: one over the smallest share of events that is sampled
+    """
+    found: tuple[tuple[bool, str, object, str], ...] = (
+        (0 < alpha < 1, "alpha", alpha, "a chance between 0 and 1"),
+        (loss in ("brier", "log"), "loss", loss, "'brier' or 'log'"),
+        (isinstance(labels, int) and labels >= 1, "labels", labels, "a whole number, 1 or more"),
+        (alerts is None or 0 < alerts < np.inf, "alerts", alerts, "a ratio above 0, such as 1.5"),
+        (0 <= threshold <= 1, "threshold", threshold, "a score between 0 and 1"),
+        (1 <= weight < np.inf, "weight", weight, "1 or more, such as 20 where one in 20 is sampled"),
+    )
+    for good, name, value, expected in found:
+        if not good:
+            raise DefinitionError(f"promotion({name}={value!r}): expected {expected}")
+    most = None if latency is None else float(duration(latency, "promotion(latency)"))
+    return Rule(alpha, loss, labels, most, alerts, threshold, weight)
+
+
+def difference(champion: F64, challenger: F64, labels: NDArray[np.bool_], loss: str) -> F64:
+    """loss(champion) - loss(challenger), f64[k] in [-1, 1]: above 0 where the challenger was nearer to the truth."""
+    if loss == "brier":
+        return (champion - labels) ** 2 - (challenger - labels) ** 2
+    old, new = (np.clip(np.where(labels, s, 1 - s), CLIP, 1 - CLIP) for s in (champion, challenger))
+    return np.asarray(np.log(new / old) / -np.log(CLIP))
+
+
+class _Duel(msgspec.Struct, tag="duel/1"):
+    evidence: NDArray[np.float64]
+    labels: int = 0
+    cut: int = 0
+    alerts: tuple[float, float] = (0.0, 0.0)
+
+
+class Duel:
+    """The evidence that one challenger is better than the champion. Pure; goes on from `state`, a snapshot."""
+
+    def __init__(self, rule: Rule, state: bytes | None = None):
+        self.rule = rule
+        self._s = unpack(state, _Duel) if state else _Duel(np.append(np.full(len(STAKES), np.log(1 - SPREAD)), 0.0))
+
+    def add(
+        self,
+        champion: F64,
+        challenger: F64,
+        labels: NDArray[np.bool_],
+        weight: F64 | None = None,
+        latency: float | None = None,
+        frozen: bool = False,
+    ) -> int | None:
+        """Take examples up to the one that decides, and return its row; None where none did.
+
+        Scores f64[k] as served, NaN where a model did not see the event (left out); labels bool[k]; weight f64[k];
+        latency: the challenger's p99 in ms. While `frozen`, evidence is gathered and nothing is decided.
+        """
+        s, rule = self._s, self.rule
+        rows = np.flatnonzero(np.isfinite(champion) & np.isfinite(challenger))
+        old, new, truth = champion[rows], challenger[rows], labels[rows]
+        w = np.ones(len(rows)) if weight is None else np.asarray(weight, np.float64)[rows]
+        heavy = w > rule.weight
+        d = difference(old, new, truth, rule.loss) * np.where(heavy, rule.weight, w) / rule.weight
+        alerted = [_running(was, w * (x >= rule.threshold)) for was, x in zip(s.alerts, (old, new), strict=True)]
+        may = s.labels + np.arange(1, len(rows) + 1) >= rule.labels
+        if rule.alerts is not None:
+            may &= alerted[1] <= rule.alerts * np.maximum(alerted[0], 1.0)
+        if frozen or (rule.latency is not None and (latency is None or latency > rule.latency)):
+            may[:] = False
+        last = advance(s.evidence, STAKES, d, may, -np.log(rule.alpha))
+        end = len(rows) if last < 0 else last + 1
+        if end:
+            s.labels, s.cut = s.labels + end, s.cut + int(heavy[:end].sum())
+            s.alerts = (float(alerted[0][end - 1]), float(alerted[1][end - 1]))
+        return None if last < 0 else int(rows[last])
+
+    @property
+    def evidence(self) -> float:
+        """Natural logarithm of the evidence; 1 / alpha promotes."""
+        *sums, t = self._s.evidence.tolist()
+        begun = max(t - 1 - (t - 1) % EVERY, 0)
+        return float(np.logaddexp(np.logaddexp.reduce(sums) - np.log(len(STAKES)), np.log(later(begun))))
+
+    def report(self) -> dict[str, float]:
+        """Evidence and its bound (log10), labels, weights cut, and alerts of champion and challenger."""
+        s = self._s
+        found = {"evidence": self.evidence / np.log(10), "needed": -np.log10(self.rule.alpha), "labels": s.labels}
+        return found | {"cut": s.cut, "alerts_champion": s.alerts[0], "alerts_challenger": s.alerts[1]}
+
+    def snapshot(self) -> bytes:
+        """The state; `Duel(rule, snapshot)` goes on from it."""
+        return pack(self._s)
+
+
+def _running(start: float, x: F64) -> F64:
+    """Sums so far, added one by one from `start`: the same however the rows are split."""
+    sums: F64 = np.cumsum(np.concatenate(([start], x)))
+    return sums[1:]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`version` is champion from the example behind `row` on, which was known at `at` ms, instead of `instead`."""
+
+    kind: Literal["promote", "rollback"]
+    version: str
+    instead: str
+    row: int
+    at: int
+    labels: int
+    evidence: float  # natural logarithm
+
+
+class _Contest(msgspec.Struct, tag="contest/1"):
+    champion: str
+    previous: str | None
+    frozen: bool
+    duels: dict[str, bytes]
+
+
+class Contest:
+    """The champion of one workload and its challengers: every challenger in a duel with the champion.
+
+    After a promotion the old champion stays, warm, as the challenger of a reversed duel; if it wins, that is a
+    rollback, and the version that was promoted leaves. A new champion starts all duels anew.
+    """
+
+    def __init__(self, rule: Rule, champion: str):
+        self.rule = rule
+        self.champion = champion
+        self.previous: str | None = None
+        self.frozen = False
+        self.duels: dict[str, Duel] = {}
+
+    def enter(self, version: str) -> None:
+        """Let `version` challenge; nothing happens where it is in already."""
+        if version != self.champion:
+            self.duels.setdefault(version, Duel(self.rule))
+
+    def leave(self, version: str) -> None:
+        """Forget a challenger."""
+        self.duels.pop(version, None)
+        self.previous = None if version == self.previous else self.previous
+
+    def crown(self, version: str) -> None:
+        """Make `version` champion, by verdict or by hand; going back to the previous one sends the champion away."""
+        if version == self.champion:
+            return
+        old, back = self.champion, version == self.previous
+        rest = [name for name in self.duels if name != version]
+        self.champion, self.previous = version, None if back else old
+        self.duels = {name: Duel(self.rule) for name in rest + ([] if back else [old])}
+
+    def add(
+        self,
+        scores: Mapping[str, F64],
+        labels: NDArray[np.bool_],
+        known: I64,
+        weight: F64 | None = None,
+        latency: Mapping[str, float] | None = None,
+    ) -> list[Verdict]:
+        """Take `k` examples, in order, and return what they decided.
+
+        scores: f64[k] of each version, NaN where it did not see the event; one that is missing saw none of them.
+        known i64[k] ms: when the labels became known; latency: p99 in ms of each version, where measured.
+        """
+        verdicts: list[Verdict] = []
+        start, k = 0, len(labels)
+        none = np.full(k, np.nan)
+        while start < k:
+            part = slice(start, None)
+            w, measured = None if weight is None else weight[part], latency or {}
+            hits: list[tuple[int, float, str]] = []
+            for name, duel in self.duels.items():
+                pair = scores.get(self.champion, none)[part], scores.get(name, none)[part]
+                row = duel.add(*pair, labels[part], w, measured.get(name), self.frozen)
+                if row is not None:
+                    hits.append((row, -duel.evidence, name))
+            if not hits:
+                break
+            row, against, name = min(hits)  # what other duels took behind that row is forgotten with them
+            kind: Literal["promote", "rollback"] = "rollback" if name == self.previous else "promote"
+            count, old = self.duels[name]._s.labels, self.champion
+            verdicts.append(Verdict(kind, name, old, start + row, int(known[start + row]), count, -against))
+            self.crown(name)
+            start += row + 1
+        return verdicts
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """What each duel stands at."""
+        return {name: duel.report() for name, duel in self.duels.items()}
+
+    def snapshot(self) -> bytes:
+        """The state, for `Contest.restore`."""
+        duels = {name: duel.snapshot() for name, duel in self.duels.items()}
+        return pack(_Contest(self.champion, self.previous, self.frozen, duels))
+
+    @classmethod
+    def restore(cls, rule: Rule, data: bytes) -> "Contest":
+        """The contest that `snapshot` made `data` of; raises ModelRejected for other bytes."""
+        s = unpack(data, _Contest)
+        contest = cls(rule, s.champion)
+        contest.previous, contest.frozen = s.previous, s.frozen
+        contest.duels = {name: Duel(rule, state) for name, state in s.duels.items()}
+        return contest
