@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from schemas.errors import DefinitionError
-from streaming.commands import options
+from streaming.commands import models, options
 from streaming.commands.options import Json, Name, Set, read_lines
 
 if TYPE_CHECKING:
@@ -138,15 +138,18 @@ class _Writer:
 
     def write(self, step: "Step", truth: "Truth") -> None:
         """Take one step."""
-        self._counts.update(decisions=len(step.events.ids), duplicates=step.duplicates)
+        made = sum(value is not None for value in step.decided.values)
+        self._counts.update(decisions=made, duplicates=step.duplicates)
         events = sum(refused.file == "events" for refused in step.refused)
         self._counts.update(deadletters=len(step.refused), events=len(step.events.ids) + step.duplicates + events)
         self._actions.update(step.decided.actions)
         self._reasons.update(refused.kind for refused in step.refused)
+        pairs = zip(step.events.entities[0], step.decided.values, strict=True)
+        decided = [(key, value) for key, value in pairs if value is not None]
         if self._newest is not None:
-            self._newest.update(zip(step.events.entities[0], step.decided.values, strict=True))
-        elif self._out is not None and step.decided.values:
-            self._out.write(b"\n".join(step.decided.values) + b"\n")
+            self._newest.update(decided)
+        elif self._out is not None:
+            self._out.writelines(value + b"\n" for _, value in decided)
         for file, record, value, kind, detail in step.refused:
             line = {"file": file, "record": record, "reason": kind, "detail": detail}
             if self._dead is not None:
@@ -188,16 +191,19 @@ class _Writer:
 def train_command(
     workload: Name,
     examples: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="What `replay --examples` wrote.")],
-    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the model: model.onnx and manifest.json.")],
+    out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for it, not the registry.")] = None,
+    registry: models.Url = None,
     skip_days: Annotated[int, typer.Option(min=0, help="Leave out the first days: windows still fill.")] = 0,
     until_day: Annotated[int | None, typer.Option(min=1, help="Train on what was known by this day.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Fit boosted trees to examples, and write them as an ONNX model with its recipe and golden rows.
+    """Fit boosted trees to examples, and register the ONNX model as a challenger, with its recipe and golden rows.
 
-    Example: millrace train fraud --examples examples.parquet --out my-model
+    With `--out` it is written to a folder instead, or as well where `--registry` is given.
+
+    Example: millrace train fraud --examples examples.parquet
+    Or: millrace train fraud --examples examples.parquet --out my-model
     Then: millrace deploy fraud --set model=$PWD/my-model
     """
     from models.boosting import Boosting, fit
@@ -214,11 +220,17 @@ def train_command(
     if not keep.any():
         raise DefinitionError(f"--skip-days {skip_days} --until-day {until_day}: no example of {examples} is left")
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
-        rows, params = data.columns(features)[keep], Boosting(seed=seed, validation=0.1)
+        rows, params = data.columns(features)[keep], Boosting(validation=0.1)
         recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}
         name, at = plan.workload.name, data.at[keep]
         artifact = fit(rows, data.label[keep], features, name, at=at, params=params, recipe=recipe)
-    artifact.save(out)
     metrics = dict(artifact.metrics)
-    result = {"model": artifact.version, "examples": len(rows), "out": str(out), "metrics": metrics}
-    options.show(result, as_json, f"{artifact.version} on {len(rows):,} examples, in {out}\n{metrics}")
+    result = {"model": artifact.version, "examples": len(rows), "metrics": metrics}
+    text = f"{artifact.version} on {len(rows):,} examples\n{metrics}"
+    if out is not None:
+        result["out"] = str(artifact.save(out))
+        text += f"\nin {out}"
+    if out is None or registry is not None:
+        result |= models.enter(plan.workload, artifact, registry, (int(at[0]), int(at[-1])), "millrace train")
+        text += f"\nchallenger in {result['registry']}\nNext: millrace promote {workload} {artifact.version}"
+    options.show(result, as_json, text)

@@ -1,0 +1,204 @@
+"""Commands on the registry: which versions of a workload's models there are, and which of them decides.
+
+Each change is made in the registry first and then announced on `millrace.models`, where running jobs hear of it. An
+announcement that could not be published says so and can be repeated; the registry is what counts.
+"""
+
+import getpass
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from schemas import models as records
+from schemas.errors import Unavailable
+from schemas.time import duration
+from schemas.topics import MODELS
+from streaming import kafka, settings, stack
+from streaming.commands import options
+from streaming.commands.options import Json, Name, Set
+
+if TYPE_CHECKING:
+    from models.artifact import Artifact
+    from models.registry import Registry, Revision
+    from streaming.workload import Workload
+
+Url = Annotated[
+    str | None, typer.Option("--registry", metavar="URL", help="Folder or fsspec URL; default: models in the home.")
+]
+VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="As `millrace models` lists it.")]
+Why = Annotated[str, typer.Option(help="The reason, for the history.")]
+
+LATEST = 5
+"""Changes that `millrace models` shows; all of them with --json."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("models")(models_command)
+    app.command("promote")(promote_command)
+    app.command("rollback")(rollback_command)
+    app.command("freeze")(freeze_command)
+
+
+def registry(url: str | None) -> "Registry":
+    """The registry at `url`, or the one in the home."""
+    from models.registry import Registry
+
+    return Registry(url or settings.read().home / "models")
+
+
+def publish(brokers: str, announcement: records.Announcement) -> None:
+    """Publish on `millrace.models`, which is made where missing; Unavailable where no broker answers."""
+    kafka.ping(brokers)
+    kafka.create_topics(brokers, {MODELS: {"cleanup.policy": "compact"}})
+    with kafka.Producer(brokers) as producer:
+        producer.publish(MODELS, [(announcement.workload.encode(), records.encode(announcement), ())])
+
+
+def announce(registry: "Registry", workload: str) -> bool:
+    """Tell running jobs what `registry` says about `workload`; False, with a note, where no broker is up."""
+    from models.registry import announcement
+
+    chosen = settings.read()
+    try:
+        publish(chosen.kafka or stack.stack(chosen).kafka, announcement(registry, workload))
+    except Unavailable as error:
+        note = f"not announced: {error}; then `millrace models {workload} --announce`"
+        options.err.print(note, highlight=False, markup=False, soft_wrap=True)
+        return False
+    return True
+
+
+def enter(
+    definition: "Workload", artifact: "Artifact", url: str | None, range: tuple[int, int], why: str
+) -> dict[str, object]:
+    """Register a trained model as a challenger and announce it; `range`: event time of its examples, ms."""
+    chosen, name = registry(url), definition.name
+    parent = chosen.champion(name) or definition.model.version
+    chosen.register(name, artifact, range=range, parent=parent, by=_user(), why=why)
+    return {"registry": chosen.url, "alias": "challenger", "announced": announce(chosen, name)}
+
+
+def models_command(
+    workload: Name,
+    url: Url = None,
+    again: Annotated[bool, typer.Option("--announce", help="Tell running jobs again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the versions of a workload's models: alias, training range, metrics, and the latest changes.
+
+    Example: millrace models fraud
+    """
+    from streaming.workloads import load
+
+    definition, chosen = load(workload), registry(url)
+    now, versions = chosen.aliases(definition.name), chosen.versions(definition.name)
+    history, own = chosen.history(definition.name), definition.model
+    result: dict[str, object] = {
+        "workload": definition.name, "registry": chosen.url, "definition": own.version,
+        "aliases": msgspec.to_builtins(now), "history": msgspec.to_builtins(history),
+        "versions": [msgspec.to_builtins(entry) | {"alias": _alias(now, entry.version)} for entry in versions],
+    }  # fmt: skip
+    if again:
+        result["announced"] = announce(chosen, definition.name)
+    options.show(result, as_json, f"{definition.name} in {chosen.url}, revision {now.revision}")
+    if not as_json:
+        table = Table(box=None)
+        for title in ("version", "alias", "trained on", "parent", "labels", "AP", "in training"):
+            table.add_column(title, no_wrap=title in ("version", "alias", "labels", "AP"), overflow="fold")
+        if own.version not in {entry.version for entry in versions}:
+            alias = "champion" if now.champion is None else "definition"
+            table.add_row(own.version, alias, "", "", *_figures(own.metrics))
+        for entry in versions:
+            days = "" if entry.range is None else " to ".join(map(_day, entry.range))
+            parent, figures = (entry.parent or "")[-12:], _figures(entry.metrics | entry.measured)
+            table.add_row(entry.version, _alias(now, entry.version), days, parent, *figures)
+        options.out.print(table, highlight=False)
+        for change in history[-LATEST:]:
+            options.out.print(_told(change), highlight=False, markup=False)
+
+
+def promote_command(
+    workload: Name, version: VersionName, why: Why = "", url: Url = None, set: Set = None, as_json: Json = False
+) -> None:
+    """Make a version champion, once it has passed its checks; the one before stays as a challenger.
+
+    Example: millrace promote fraud fraud-54cf890a8def --why "better since Monday"
+    """
+    from models.admission import admit
+
+    plan, chosen = options.compiled(workload, set), registry(url)
+    definition = plan.workload
+    with options.err.status(f"trying {version}"):
+        artifact = chosen.get(definition.name, version)
+        admit(artifact, features=plan.names, budget_ms=duration(definition.budget))
+    _show(chosen, definition.name, chosen.promote(definition.name, version, why=why, by=_user()), as_json)
+
+
+def rollback_command(workload: Name, why: Why = "", url: Url = None, as_json: Json = False) -> None:
+    """Make the champion before the present one champion again.
+
+    Example: millrace rollback fraud --why "too many alerts"
+    """
+    from streaming.workloads import load
+
+    name, chosen = load(workload).name, registry(url)
+    _show(chosen, name, chosen.rollback(name, why=why, by=_user()), as_json)
+
+
+def freeze_command(
+    workload: Name,
+    off: Annotated[bool, typer.Option("--off", help="Let promotions and rollbacks go on.")] = False,
+    why: Why = "",
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Keep the champion: nothing is promoted or rolled back, by hand or by itself, until `--off`.
+
+    Example: millrace freeze fraud --why "audit"
+    """
+    from streaming.workloads import load
+
+    name, chosen = load(workload).name, registry(url)
+    _show(chosen, name, chosen.freeze(name, not off, why=why, by=_user()), as_json)
+
+
+def _show(registry: "Registry", workload: str, change: "Revision", as_json: bool) -> None:
+    """Announce and print what was changed."""
+    announced = announce(registry, workload)
+    text = f"{_told(change)}\nchampion: {change.champion or 'the model of the definition'}"
+    text += f"; challengers: {', '.join(change.challengers) or 'none'}\n"
+    text += "announced to running jobs" if announced else "no running job has heard of it"
+    options.show(msgspec.to_builtins(change) | {"workload": workload, "announced": announced}, as_json, text)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no such user id, as in some containers
+        return "unknown"
+
+
+def _alias(now: "Revision", version: str) -> str:
+    return "champion" if version == now.champion else "challenger" if version in now.challengers else ""
+
+
+def _day(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def _figures(metrics: Mapping[str, float]) -> tuple[str, str, str]:
+    """Labels seen and prequential AP, where they were measured, and AP and AUC of the training's validation."""
+    labels, served = metrics.get("labels"), metrics.get("prequential_ap")
+    training = {"AP": metrics.get("validation_average_precision"), "AUC": metrics.get("validation_roc_auc")}
+    shown = " ".join(f"{name} {value:.4f}" for name, value in training.items() if value is not None)
+    return "" if labels is None else f"{labels:,.0f}", "" if served is None else f"{served:.4f}", shown
+
+
+def _told(change: "Revision") -> str:
+    when = datetime.fromtimestamp(change.at / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    return " ".join(filter(None, (when, change.action, change.version, change.by and f"by {change.by}", change.why)))
