@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from models.kernels.adwin import Windows, windows
 from models.kernels.evaluation import COUNT, STEP, TIMES, count, follow, parts
 from models.promotion import CLIP
+from models.rules import DriftRule
 from models.snapshot import pack, unpack
 from schemas.errors import DefinitionError, ModelRejected
 from schemas.time import duration
@@ -29,42 +30,6 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 MARKS = 512  # times that tell since when; at most one in 256 of the window's length apart
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What `drift` declares."""
-
-    psi: float
-    window: int
-    rows: int
-    delta: float
-    then: Literal["nothing", "refit", "reset"]
-
-
-def drift(
-    *,
-    psi: float = 0.2,
-    window: str = "1d",
-    rows: int = 1000,
-    delta: float = 0.002,
-    then: Literal["nothing", "refit", "reset"] = "nothing",
-) -> Rule:
-    """What counts as drift, and what follows: `drift(psi=0.2, window="1d", then="refit")`.
-
-    A column has moved when its PSI over a `window` of event time, of at least `rows` rows, exceeds `psi`; `delta` is
-    ADWIN's chance of a false alarm at a look. Then: nothing but a signal, a refit, or a reset of the learner.
-    """
-    found: tuple[tuple[bool, str, object, str], ...] = (
-        (psi > 0, "psi", psi, "a number above 0, such as 0.2"),
-        (isinstance(rows, int) and rows >= 1, "rows", rows, "a whole number, 1 or more"),
-        (0 < delta < 1, "delta", delta, "a chance between 0 and 1"),
-        (then in ("nothing", "refit", "reset"), "then", then, "'nothing', 'refit' or 'reset'"),
-    )
-    for good, name, value, expected in found:
-        if not good:
-            raise DefinitionError(f"drift({name}={value!r}): expected {expected}")
-    return Rule(psi, duration(window, "drift(window)"), rows, delta, then)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +120,7 @@ class _Watch(msgspec.Struct, tag="drift-watch/1"):
 class Watch:
     """The columns of one model, window by window. Pure; goes on from `state`, a snapshot."""
 
-    def __init__(self, rule: Rule, reference: Reference, state: bytes | None = None):
+    def __init__(self, rule: DriftRule, reference: Reference, state: bytes | None = None):
         self.rule, self.reference = rule, reference
         self._edges, self._expected = reference.table(), np.array(reference.counts)
         d = len(reference.names)

@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.rules import EvaluationRule
 from models.snapshot import pack, unpack
 from models.tallies import ONE, Best, Measures, Table, measures, precision
 from schemas.errors import DefinitionError
-from schemas.time import MILLISECONDS, duration
+from schemas.time import MILLISECONDS
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -32,58 +33,6 @@ OTHER, ALL = 32, 63  # segments: what is beyond the first 32; the whole
 STEP = 1.05  # delays are counted in steps of 5 %
 OF_DAY, VERSION, SEGMENT = 32, 26, 20  # bits below them in a key: day | version | segment | score
 DAYS = OF_DAY - SEGMENT  # the same in a place, which is a key without its score
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Of a false alarm (score `threshold` or more), and of a miss: so much, or so much for each unit of amount."""
-
-    false_alarm: float
-    miss: float
-    by_amount: bool = False
-    threshold: float = 0.5
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What `evaluation` declares."""
-
-    k: int
-    half_life: int
-    window: int
-    horizon: int
-    bins: int
-    costs: Costs | None
-
-
-def evaluation(
-    *,
-    k: int = 100,
-    half_life: str = "7d",
-    window: str = "7d",
-    horizon: str = "7d",
-    bins: int = 20,
-    costs: Costs | None = None,
-) -> Rule:
-    """What is reported: `evaluation(k=100, half_life="7d", costs=Costs(false_alarm=5, miss=1, by_amount=True))`.
-
-    k          events (or groups) of a day that someone can look at
-    half_life  of an example's weight in what fades; window: whole days (UTC), with the running one
-    horizon    after it no label of a day is expected any more
-    bins       equal widths of score in the calibration error
-    """
-    days = duration(window, "evaluation(window)")
-    found: tuple[tuple[bool, str, object, str], ...] = (
-        (isinstance(k, int) and k >= 1, "k", k, "a whole number, 1 or more"),
-        (days % DAY == 0 and days <= 366 * DAY, "window", window, "whole days, '1d' to '366d'"),
-        (isinstance(bins, int) and 2 <= bins <= 1000, "bins", bins, "a whole number, 2 to 1000"),
-        (costs is None or 0 <= costs.threshold <= 1, "costs", costs, "a threshold between 0 and 1"),
-    )
-    for good, name, value, expected in found:
-        if not good:
-            raise DefinitionError(f"evaluation({name}={value!r}): expected {expected}")
-    half = duration(half_life, "evaluation(half_life)")
-    return Rule(k, half, days // DAY, duration(horizon, "evaluation(horizon)", zero=True), bins, costs)
 
 
 @dataclass(frozen=True)
@@ -138,7 +87,7 @@ class Evaluation:
     k groups a day and the positive ones until the day's labels are there.
     """
 
-    def __init__(self, rule: Rule, state: bytes | None = None):
+    def __init__(self, rule: EvaluationRule, state: bytes | None = None):
         self.rule = rule
         self._waiting = _Waiting()
         columns = 2 if rule.costs is None else 3

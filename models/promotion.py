@@ -24,62 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels.evaluation import EVERY, SPREAD, advance, later
+from models.rules import PromotionRule
 from models.snapshot import pack, unpack
-from schemas.errors import DefinitionError
-from schemas.time import duration
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 STAKES = np.array([0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8])  # where one in 150 is a fraud, the largest carries it
 CLIP = 1e-4  # log-loss is that of probabilities at least this far from 0 and 1
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What `promotion` declares."""
-
-    alpha: float
-    loss: Literal["brier", "log"]
-    labels: int
-    latency: float | None
-    alerts: float | None
-    threshold: float
-    weight: float
-
-
-def promotion(
-    *,
-    alpha: float = 0.05,
-    loss: Literal["brier", "log"] = "brier",
-    labels: int = 1000,
-    latency: str | None = None,
-    alerts: float | None = None,
-    threshold: float = 0.5,
-    weight: float = 1.0,
-) -> Rule:
-    """When a challenger becomes champion: `promotion(alpha=0.05, labels=1000, latency="8ms", alerts=1.5)`.
-
-    alpha      chance that one that is not better is ever promoted; of each challenger, and each rollback
-    loss       "brier", or "log": log-loss, clipped, divided by its largest value
-    labels     examples before the first verdict
-    latency    a challenger's p99 must not be above it; without a measurement it is not promoted
-    alerts     nor may it alert (score `threshold` or more) more than so many times as often as the champion
-    weight     largest weight of an example: one over the smallest share of events that is sampled
-    """
-    found: tuple[tuple[bool, str, object, str], ...] = (
-        (0 < alpha < 1, "alpha", alpha, "a chance between 0 and 1"),
-        (loss in ("brier", "log"), "loss", loss, "'brier' or 'log'"),
-        (isinstance(labels, int) and labels >= 1, "labels", labels, "a whole number, 1 or more"),
-        (alerts is None or 0 < alerts < np.inf, "alerts", alerts, "a ratio above 0, such as 1.5"),
-        (0 <= threshold <= 1, "threshold", threshold, "a score between 0 and 1"),
-        (1 <= weight < np.inf, "weight", weight, "1 or more, such as 20 where one in 20 is sampled"),
-    )
-    for good, name, value, expected in found:
-        if not good:
-            raise DefinitionError(f"promotion({name}={value!r}): expected {expected}")
-    most = None if latency is None else float(duration(latency, "promotion(latency)"))
-    return Rule(alpha, loss, labels, most, alerts, threshold, weight)
 
 
 def difference(champion: F64, challenger: F64, labels: NDArray[np.bool_], loss: str) -> F64:
@@ -100,7 +52,7 @@ class _Duel(msgspec.Struct, tag="duel/1"):
 class Duel:
     """The evidence that one challenger is better than the champion. Pure; goes on from `state`, a snapshot."""
 
-    def __init__(self, rule: Rule, state: bytes | None = None):
+    def __init__(self, rule: PromotionRule, state: bytes | None = None):
         self.rule = rule
         self._s = unpack(state, _Duel) if state else _Duel(np.append(np.full(len(STAKES), np.log(1 - SPREAD)), 0.0))
 
@@ -188,7 +140,7 @@ class Contest:
     rollback, and the version that was promoted leaves. A new champion starts all duels anew.
     """
 
-    def __init__(self, rule: Rule, champion: str):
+    def __init__(self, rule: PromotionRule, champion: str):
         self.rule = rule
         self.champion = champion
         self.previous: str | None = None
@@ -259,7 +211,7 @@ class Contest:
         return pack(_Contest(self.champion, self.previous, self.frozen, duels))
 
     @classmethod
-    def restore(cls, rule: Rule, data: bytes) -> "Contest":
+    def restore(cls, rule: PromotionRule, data: bytes) -> "Contest":
         """The contest that `snapshot` made `data` of; raises ModelRejected for other bytes."""
         s = unpack(data, _Contest)
         contest = cls(rule, s.champion)

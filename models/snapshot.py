@@ -5,6 +5,7 @@ with its kind and the version of its layout (`tag="platt/1"`). Nothing is ever u
 kind or layout, or cut bytes, are refused, and an array is read by its stated dtype, shape and raw bytes.
 """
 
+import re
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +14,8 @@ import numpy as np
 from schemas.errors import ModelRejected
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+DTYPE = re.compile(r"[<>|]([biuf])\d{1,2}")
 
 
 def _raw(value: object) -> object:
@@ -23,8 +26,8 @@ def _raw(value: object) -> object:
 
 def _array(_: type, stored: object) -> object:
     dtype, shape, data = msgspec.convert(stored, tuple[str, tuple[int, ...], bytes])
-    if np.dtype(dtype).kind not in "biuf":
-        raise ValueError(f"found dtype {dtype!r}, expected a number")
+    if not DTYPE.fullmatch(dtype):
+        raise ValueError(f"found dtype {dtype!r}, expected a number's")
     return np.frombuffer(data, dtype).reshape(shape).copy()
 
 

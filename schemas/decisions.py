@@ -21,3 +21,9 @@ class Scored(Decision, frozen=True, gc=False, kw_only=True):
     score: float
     action: str
     reasons: tuple[str, ...] = ()
+
+
+class Explored(Scored, frozen=True, gc=False, kw_only=True):
+    """A decision that was made by chance, not by score, so that the truth about such events is seen."""
+
+    explored: bool

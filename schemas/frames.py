@@ -30,8 +30,8 @@ NONE = -(2**63)
 MAIN, SIDE, TIMER = 0, 1, 2
 """Ports of a stage: its events, what it is told beside them, its keyed timers."""
 
-ROW, DECISION, DEADLETTER, SIGNAL, EXAMPLE, PENDING = 0, 8, 9, 10, 11, 12
-"""Tags of outputs; `ROW + i` goes to feature stage `i`."""
+ROW, DECISION, DEADLETTER, SIGNAL, EXAMPLE, PENDING, LESSON, MODEL = 0, 8, 9, 10, 11, 12, 13, 14
+"""Tags of outputs; `ROW + i` goes to feature stage `i`, `PENDING` and `LESSON` to the stages of the learning loop."""
 
 SOURCE = struct.Struct("<qiqqii")
 _SINK = struct.Struct("<iii")

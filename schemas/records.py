@@ -21,8 +21,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """The truth about an event, known from `at` on."""
+    """The truth about an event, known from `at` on; `source` says who found it, where that is worth to know."""
 
     event: Identifier
     at: Millis
     label: bool
+    source: str = ""

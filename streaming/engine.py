@@ -8,18 +8,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
+from models.exploration import by_chance
 from models.onnx import Session
 from models.policy import Batch
 from operators.join import Join, Label
 from operators.kernels.ids import hash_ids
 from operators.kernels.tables import Rows
 from schemas.codec import DeadLetter, Decoder, encode
+from schemas.decisions import Decision, Explored, Scored
+from schemas.errors import ModelRejected
 from schemas.records import Event
 from schemas.time import duration
 from streaming.kernels import believable
@@ -233,14 +237,20 @@ def _order(labels: I64, events: I64) -> I64:
     return order
 
 
+class Truth(NamedTuple):
+    """An outcome: of which event, known since when (ms), what, and who says so."""
+
+    event: str
+    at: int
+    label: bool
+    source: str
+
+
 class Joiner:
     """Events and outcomes of a batch → labels, by event id."""
 
     def __init__(self, plan: Plan):
-        assert plan.workload.outcome is not None
-        self._outcomes = Decoder(plan.workload.outcome)
         self._join = Join(len(plan.workload.numbers))
-        self._skew = duration(plan.workload.skew)
         self._entities = [stage.index for stage in plan.labelled]
 
     def events(self, events: Events, states: States[K], slots: Sequence[K]) -> list[Label]:
@@ -254,20 +264,27 @@ class Joiner:
                 labels.append(label)
         return labels
 
-    def outcomes(self, outcomes: Sequence[tuple[str, int, bool]], states: States[K], slots: Sequence[K]) -> list[Label]:
-        """Bring outcomes (event id, at, label) into the states of their ids; labels of events that were there."""
+    def outcomes(self, outcomes: Sequence[Truth], states: States[K], slots: Sequence[K]) -> list[Label]:
+        """Bring outcomes into the states of their ids; labels of events that were there."""
         labels = []
-        for slot, outcome in zip(slots, outcomes, strict=True):
-            states[slot], label = self._join.outcome(states[slot], *outcome)
-            if label is not None:
-                labels.append(label)
+        for slot, (id, at, label, _) in zip(slots, outcomes, strict=True):
+            states[slot], told = self._join.outcome(states[slot], id, at, label)
+            if told is not None:
+                labels.append(told)
         return labels
 
-    def decode(
-        self, values: Sequence[bytes | None], arrived: I64
-    ) -> tuple[list[tuple[str, int, bool]], list[int], list[DeadLetter]]:
-        """Outcomes in `values` as (event id, at, label), their positions, and dead letters for the others."""
-        records, positions, dead = self._outcomes.batch(values)
+
+class OutcomeIntake:
+    """Values → outcomes and dead letters."""
+
+    def __init__(self, plan: Plan):
+        assert plan.workload.outcome is not None
+        self._decoder = Decoder(plan.workload.outcome)
+        self._skew = duration(plan.workload.skew)
+
+    def __call__(self, values: Sequence[bytes | None], arrived: I64) -> tuple[list[Truth], list[int], list[DeadLetter]]:
+        """Outcomes in `values`, which arrived at `arrived` i64[n] ms; their positions; dead letters for the others."""
+        records, positions, dead = self._decoder.batch(values)
         where = range(len(values)) if positions is None else positions
         good, kept = [], []
         for record, index in zip(records, where, strict=True):
@@ -276,21 +293,29 @@ class Joiner:
                 detail = f"`at` is {ahead} ms after the record arrived, expected at most {self._skew}"
                 dead.append(DeadLetter(index, "future", detail))
             else:
-                good.append((record.event, record.at, record.label))
+                good.append(Truth(record.event, record.at, record.label, record.source))
                 kept.append(index)
         return good, kept, dead
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Encoded decisions of a batch (None: the event only taught a state something), their actions, scores f64[k], the
-    columns f64[k, names] that they were made on, and how many are degraded."""
+    """Encoded decisions of a batch (None: the event only taught a state something), their actions, the scores f64[k] of
+    each model version, the champion's first, the columns f64[k, names] that they were made on, how many are degraded,
+    and the weight f64[k] that each has as an example (0: it waits for no outcome)."""
 
     values: Sequence[bytes | None]
     actions: Sequence[str]
-    scores: F64
+    versions: tuple[str, ...]
+    scored: tuple[F64, ...]
     columns: F64
     degraded: int
+    weight: F64
+
+    @property
+    def scores(self) -> F64:
+        """The champion's, f64[k]."""
+        return self.scored[0]
 
 
 class Decider:
@@ -299,11 +324,34 @@ class Decider:
     def __init__(self, plan: Plan, lookup: Lookup | None):
         check_model(plan)
         self.plan = plan
-        model = plan.workload.model
-        self.session = Session(model) if isinstance(model, Artifact) else None
         self._lookup = lookup
-        self._inputs = [plan.names.index(name) for name in model.features]
         self._maps = [field.name for field in plan.workload.fields if field.room]
+        model = plan.workload.model
+        self._own = Session(model) if isinstance(model, Artifact) else None
+        self.take(None, ())
+
+    def take(self, champion: Session | None, challengers: Sequence[Session]) -> None:
+        """From the next batch on `champion` decides (None: the workload's own model), `challengers` are scored too."""
+        champion = champion or self._own
+        features = champion.artifact.features if champion else self.plan.workload.model.features
+        version = champion.artifact.version if champion else self.plan.workload.model.version
+        beside = tuple(c for c in challengers if c.artifact.version != version)
+        inputs = [self._positions(features), *(self._positions(c.artifact.features) for c in beside)]
+        self._serving = champion, beside, (version, *(c.artifact.version for c in beside)), features, inputs
+
+    @property
+    def version(self) -> str:
+        """The version that decides."""
+        return self._serving[2][0]
+
+    def _positions(self, features: Sequence[str]) -> list[int]:
+        missing = [name for name in features if name not in self.plan.names]
+        if missing:
+            raise ModelRejected(
+                f"model of workload {self.plan.workload.name!r}: reads {missing[0]!r}, which no feature provides; "
+                "train one on the features that there are"
+            )
+        return [self.plan.names.index(name) for name in features]
 
     def columns(self, events: Events) -> tuple[F64, NDArray[np.bool_]]:
         """Every column of `plan.names`, f64[k, names], and which rows are degraded, bool[k]."""
@@ -323,15 +371,17 @@ class Decider:
     def __call__(self, events: Events) -> Decided:
         """Decide `events`, whose features are complete."""
         if not events.ids:
-            return Decided([], [], np.empty(0), np.empty((0, len(self.plan.names))), 0)
+            none = np.empty(0)
+            return Decided([], [], ("",), (none,), np.empty((0, len(self.plan.names))), 0, none)
         columns, degraded = self.columns(events)
-        session, model = self.session, self.plan.workload.model
-        inputs = columns[:, self._inputs].astype(np.float32)
-        scores = session.score(inputs) if session else columns[:, self._inputs[0]]
-        decisions, actions = self.plan.workload.policy.decide(
+        champion, beside, versions, features, (read, *others) = self._serving
+        inputs = columns[:, read].astype(np.float32)
+        scores = champion.score(inputs) if champion else columns[:, read[0]]
+        shadows = (c.score(columns[:, read].astype(np.float32)) for c, read in zip(beside, others, strict=True))
+        decided, taken = self.plan.workload.policy.decide(
             Batch(
                 workload=self.plan.workload.name,
-                model=model.version,
+                model=versions[0],
                 ids=events.ids,
                 keys=events.entities[0],
                 at=events.at,
@@ -339,10 +389,39 @@ class Decider:
                 scores=scores,
                 names=self.plan.names,
                 columns=columns,
-                inputs=model.features if session else (),
-                contributions=lambda rows: session.contributions(inputs[rows]) if session else np.empty((len(rows), 0)),
+                inputs=features if champion else (),
+                contributions=lambda rows: (
+                    champion.contributions(inputs[rows]) if champion else np.empty((len(rows), 0))
+                ),
                 maps=dict(zip(self._maps, events.entities[len(self.plan.stages) :], strict=True)),
             )
         )
+        decisions, actions = list(decided), list(taken)
+        weight = self._explored(events.ids, decisions, actions)
         values = [None if decision is None else encode(decision) for decision in decisions]
-        return Decided(values, actions, scores, columns, int(degraded.sum()))
+        scored = (scores, *shadows)
+        return Decided(values, actions, versions, scored, columns, int(degraded.sum()), weight)
+
+    def _explored(self, ids: Sequence[str], decisions: list[Decision | None], actions: list[str]) -> F64:
+        """Let chance decide some of what is declined; returns what each event weighs as an example, f64[k]."""
+        rule = self.plan.workload.learning
+        if rule is None:
+            return np.zeros(len(ids))
+        names = self.plan.workload.policy.actions
+        quiet = np.array([action == names[0] for action in actions], np.bool_)
+        weight = np.ones(len(ids))
+        if rule.share < 1:
+            rows = np.flatnonzero(quiet)
+            waits = by_chance([ids[i] for i in rows.tolist()], rule.share, "examples")
+            weight[rows] = np.where(waits, 1 / rule.share, 0.0)
+        if rule.exploration is not None:
+            declined = np.array([action == names[-1] for action in actions], np.bool_)
+            chosen = rule.exploration.chosen(ids, declined)
+            weight *= rule.exploration.weight(declined, chosen)
+            for row in np.flatnonzero(chosen).tolist():
+                actions[row] = rule.exploration.action
+                decision = decisions[row]
+                if isinstance(decision, Scored):
+                    fields = msgspec.structs.asdict(decision) | {"action": rule.exploration.action}
+                    decisions[row] = Explored(**fields, explored=True)
+        return weight

@@ -60,7 +60,8 @@ class Stage:
 
     control: a topic whose records all subtasks get; hold: main records wait for side records from before
     their event time; ttl_ms: how long the state of a silent key is kept, 0 for ever; rows: of how many keys Python
-    keeps the states between two checkpoints, 0 where it gets and gives them with each batch.
+    keeps the states between two checkpoints, 0 where it gets and gives them with each batch; parallelism: 0 for that
+    of the job.
     """
 
     uid: str
@@ -71,6 +72,7 @@ class Stage:
     hold: bool = False
     ttl_ms: int = 0
     rows: int = 0
+    parallelism: int = 0
     opener: str = "streaming.resident:open_stage"
 
 
@@ -99,7 +101,7 @@ class Job:
     poll: int = 2000
     buffer_ms: int = 1
     skew_ms: int = 60_000
-    drift_ms: int = 0
+    drift_ms: int = 6 * 3_600_000
     start: Literal["earliest", "committed"] = "earliest"
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
     restarts: int | None = None

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -11,8 +11,8 @@ import msgspec
 from schemas import frames
 from schemas.errors import DefinitionError, MillraceError
 from schemas.time import duration
-from schemas.topics import Topics
-from streaming import flink, kafka
+from schemas.topics import MODELS, Topics
+from streaming import flink, kafka, resident
 from streaming.flink import Input, Job, Key, Port
 from streaming.plan import Plan, check_model, plan, state_ttl
 from streaming.resident import StageSpec
@@ -22,7 +22,7 @@ from streaming.stack import Stack
 from streaming.workloads import Reference, resolve
 
 RUNNING = ("CREATED", "RUNNING", "RESTARTING", "INITIALIZING", "RECONCILING")
-JOIN = "join"
+JOIN, EXAMPLES, LEARN = "join", "examples", "learn"
 
 RESIDENT_BYTES = 128 << 20
 """What a stage may keep in Python of states that are in use, on each TaskManager."""
@@ -53,7 +53,7 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
         reference,
         compiled,
         Topics(name or workload.name),
-        Services(stack.redis, str(folder), settings.metrics_port, settings.metrics_host),
+        Services(stack.redis, str(folder), settings.metrics_port, settings.metrics_host, str(settings.home / "models")),
     )
 
 
@@ -80,12 +80,27 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
         stages.append(
             flink.Stage(stage.entity, spec(stage.index), main, side, hold=side is not None, ttl_ms=ttl, rows=rows)
         )
+    learns = compiled.workload.learning is not None
+    if learns:
+        last = compiled.stages[-1].entity
+        outcomes = Port(topics.outcomes, Key("json", "event"))
+        stages[-1] = replace(stages[-1], control=MODELS)
+        served, taught = Port(last, Key("row"), frames.PENDING), Port(EXAMPLES, Key("row"), frames.LESSON)
+        stages.append(flink.Stage(EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=ttl))
+        stages.append(flink.Stage(LEARN, spec(resident.LEARN), taught, parallelism=1))
+    timed = joined or learns or len(compiled.stages) > 1
     return Job(
         name=deployment.name,
         brokers=brokers,
-        inputs=(Input(topics.events, joined), *((Input(topics.outcomes, True),) if joined else ())),
+        inputs=(Input(topics.events, timed), *((Input(topics.outcomes, True),) if joined or learns else ())),
         stages=tuple(stages),
-        sinks={frames.DECISION: topics.decisions, frames.DEADLETTER: topics.deadletters},
+        sinks={
+            frames.DECISION: topics.decisions,
+            frames.DEADLETTER: topics.deadletters,
+            frames.SIGNAL: topics.signals,
+            frames.EXAMPLE: topics.examples,
+            frames.MODEL: MODELS,
+        },
         checkpoint_dir=(settings.home / "checkpoints" / deployment.name).as_uri(),
         checkpoint_ms=settings.checkpoint,
         parallelism=settings.parallelism,
@@ -124,6 +139,7 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
         )
     partitions = settings.parallelism
     kafka.create_topics(stack.kafka, {name: {} for name in deployment.topics.all()}, partitions)
+    kafka.create_topics(stack.kafka, {MODELS: {"cleanup.policy": "compact"}})
     if fresh:
         _remember(settings, deployment.name, None)
     savepoint = newest(deployment.name, settings)

@@ -131,6 +131,9 @@ class Metrics:
         self.seconds = self._histogram("stage_seconds", "Time of a micro-batch", SECONDS, "stage", "part")
         self.ages = self._histogram("event_age_seconds", "Wall clock minus Kafka timestamp", AGES)
         self.up = Gauge("millrace_dependency_up", "1 if it answers", ["dependency"], registry=self.registry)
+        self.examples = self._counter("examples", "Decisions and outcomes, by what the join made of them", "kind")
+        labels = ["workload", "model", "measure"]
+        self.quality = Gauge("millrace_prequential", "Measured before the label", labels, registry=self.registry)
         labels = ["workload", "model"]
         self.model = Gauge("millrace_model_info", "1: the model that decides", labels, registry=self.registry)
         self.views = ViewTotals()
@@ -226,6 +229,25 @@ class Observer:
         views.add(source)
         self._metrics.up.labels("redis").set_function(views.up)
         return lambda: views.remove(source)
+
+
+class Loop:
+    """What the learning loop of one workload did: examples by what became of them, and the quality of each version."""
+
+    def __init__(self, workload: str, metrics: Metrics = METRICS) -> None:
+        self._workload, self._metrics = workload, metrics
+        self._joined = Bound(lambda kind: metrics.examples.labels(workload, kind))
+
+    def joined(self, counts: Mapping[str, int]) -> None:
+        """Note what the join of decisions with outcomes did."""
+        for kind, count in counts.items():
+            if kind:
+                self._joined[kind].inc(count)
+
+    def quality(self, version: str, measures: Mapping[str, float]) -> None:
+        """Note prequential measures of a version."""
+        for name, value in measures.items():
+            self._metrics.quality.labels(self._workload, version, name).set(value)
 
 
 _ports: dict[int, int] = {}

@@ -7,15 +7,32 @@ before the newest of them has met its event; each feature then counts only what 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.onnx import Session
 from operators.join import Label
 from schemas.codec import DeadLetter
-from streaming.engine import Decided, Decider, Events, Intake, Joiner, Labels, Lookup, no_labels, to_labels, update
+from streaming.engine import (
+    Decided,
+    Decider,
+    Events,
+    Intake,
+    Joiner,
+    Labels,
+    Lookup,
+    OutcomeIntake,
+    Truth,
+    no_labels,
+    to_labels,
+    update,
+)
+from streaming.lessons import Lessons, Refit
 from streaming.plan import Plan, Stage
+from streaming.teacher import Signal, Teacher
 
 CHUNK = 1024
 """Events a step: large enough for vectors, small enough to stay in the cache."""
@@ -34,12 +51,13 @@ class Refused(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Step:
     """What came of one chunk: the events that are no duplicates, what was decided about each, the records that
-    were refused, and how many were duplicates."""
+    were refused, how many were duplicates, and what was signalled."""
 
     events: Events
     decided: Decided
     refused: Sequence[Refused]
     duplicates: int
+    signals: Sequence[Signal] = ()
 
 
 class _Table:
@@ -64,9 +82,13 @@ class _Table:
 
 
 class Replay:
-    """One run of a plan. `now` (ms since the epoch) stands in for the time at which every record arrived."""
+    """One run of a plan. `now` (ms since the epoch) stands in for the time at which every record arrived.
 
-    def __init__(self, plan: Plan, now: int, lookup: Lookup | None = None):
+    With `teach` it learns from the outcomes as it goes, and with `refit` (ms of event time) trees are fitted to them
+    again and again; `teacher` has what was learned.
+    """
+
+    def __init__(self, plan: Plan, now: int, lookup: Lookup | None = None, teach: bool = False, refit: int = 0):
         self.plan = plan
         self._now = now
         self._intake = Intake(plan)
@@ -75,10 +97,15 @@ class Replay:
         self._labelled = plan.labelled
         self._joiner = Joiner(plan) if self._labelled else None
         self._pending: defaultdict[str, bytes] = defaultdict(bytes)
+        self.teacher = Teacher(plan) if teach else None
+        self._refit = Refit(self.teacher, plan, refit) if self.teacher and refit else None
+        self._lineup = self.teacher.lineup if self.teacher else None
+        self._sessions: dict[str, Session] = {}
 
     def run(self, events: Iterable[bytes], outcomes: Iterable[bytes]) -> Iterator[Step]:
         """Decide `events`, JSON values in order, with `outcomes` in any order."""
-        truth = Outcomes(self._joiner, outcomes, self._now) if self._joiner else None
+        truth = Outcomes(self.plan, outcomes, self._now) if self._joiner or self.teacher else None
+        self._lessons = Lessons(self.plan, truth.all) if truth and self.teacher else None
         refused, number = truth.refused if truth else [], 0
         for values in _chunks(events, CHUNK):
             yield self._step(values, truth, number, refused)
@@ -87,10 +114,11 @@ class Replay:
     def _step(self, values: list[bytes], truth: "Outcomes | None", number: int, refused: list[Refused]) -> Step:
         events, dead = self._intake(values, np.full(len(values), self._now))
         labels: list[Label] = []
+        signals = self._learn(int(events.at.min())) if len(events.ids) else []
         if truth is not None and self._joiner is not None and len(events.ids):
             known = truth.before(int(events.at.max()))
             labels = self._joiner.events(events, self._pending, events.ids)
-            labels += self._joiner.outcomes(known, self._pending, [event for event, _, _ in known])
+            labels += self._joiner.outcomes(known, self._pending, [outcome.event for outcome in known])
         duplicates = 0
         for stage, table in zip(self.plan.stages, self._tables, strict=True):
             keys, told = self._told(stage, labels)
@@ -98,7 +126,26 @@ class Replay:
             events, again = update(stage, table.states, slot, events, told)
             duplicates += again
         decided = self._decider(events)
-        return Step(events, decided, [*refused, *_refused("events", number, values, dead)], duplicates)
+        if self._lessons is not None and self.teacher is not None:
+            self._lessons.served(events, decided)
+            self.teacher.served(decided.versions[0], len(events.ids))
+        return Step(events, decided, [*refused, *_refused("events", number, values, dead)], duplicates, signals)
+
+    def _learn(self, before: int) -> list[Signal]:
+        """Learn what was known before the first event of a chunk, and let serve whom that made better."""
+        lessons = self._lessons.before(before) if self._lessons else []
+        if self.teacher is None or not lessons:
+            return []
+        signals = self.teacher.add(lessons)
+        if self._refit is not None:
+            signals += self._refit.add(lessons)
+        if self.teacher.lineup != self._lineup:
+            self._lineup = self.teacher.lineup
+            artifacts = self.teacher.artifacts
+            self._sessions = {v: self._sessions.get(v) or Session(artifact) for v, artifact in artifacts.items()}
+            beside = [self._sessions[v] for v in self._lineup.challengers if v in self._sessions]
+            self._decider.take(self._sessions.get(self._lineup.champion), beside)
+        return signals
 
     def _told(self, stage: Stage, labels: Sequence[Label]) -> tuple[list[str], Labels]:
         """What `labels` tell `stage`, and the key that each is about."""
@@ -111,23 +158,23 @@ class Replay:
 class Outcomes:
     """All outcomes of a run, in the order in which they became known."""
 
-    def __init__(self, joiner: Joiner, values: Iterable[bytes], now: int):
-        self._outcomes: list[tuple[str, int, bool]] = []
+    def __init__(self, plan: Plan, values: Iterable[bytes], now: int):
+        self.all: list[Truth] = []
         self.refused: list[Refused] = []
-        number = 0
+        intake, number = OutcomeIntake(plan), 0
         for chunk in _chunks(values, 65_536):
-            good, _, dead = joiner.decode(chunk, np.full(len(chunk), now))
-            self._outcomes += good
+            good, _, dead = intake(chunk, np.full(len(chunk), now))
+            self.all += good
             self.refused += _refused("outcomes", number, chunk, dead)
             number += len(chunk)
-        self._outcomes.sort(key=lambda outcome: outcome[1])
-        self._at = np.fromiter((at for _, at, _ in self._outcomes), np.int64, len(self._outcomes))
+        self.all.sort(key=attrgetter("at"))
+        self._at = np.fromiter((outcome.at for outcome in self.all), np.int64, len(self.all))
         self._next = 0
 
-    def before(self, at: int) -> list[tuple[str, int, bool]]:
+    def before(self, at: int) -> list[Truth]:
         """Outcomes known before `at` that were not handed out yet."""
         end = max(int(np.searchsorted(self._at, at, side="left")), self._next)
-        taken = self._outcomes[self._next : end]
+        taken = self.all[self._next : end]
         self._next = end
         return taken
 

@@ -19,8 +19,10 @@ from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
 from schemas.topics import Topics
-from streaming.engine import Decider, Events, Intake, Joiner, Labels, no_labels, update
-from streaming.kernels import read_heads, read_words
+from streaming.arrivals import Arrivals
+from streaming.engine import Decider, Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
+from streaming.kernels import read_words
+from streaming.loop import ExampleOperator, LearnOperator, Models, pending
 from streaming.plan import Plan, Stage, plan
 from streaming.serving import Services, Serving
 from streaming.workloads import Reference, resolve
@@ -30,11 +32,6 @@ F64 = NDArray[np.float64]
 
 SWITCH = 0.0005
 """Seconds for which another thread may keep the interpreter from a stage that waits for it; Python's own are 0.005."""
-
-HEAD = np.dtype(
-    [("at", "<i8"), ("partition", "<i4"), ("offset", "<i8"), ("timestamp", "<i8"), ("key", "<i4"), ("value", "<i4")]
-)
-"""The fixed part of a source frame."""
 
 Texts = list[str]
 _pack = msgspec.msgpack.Encoder().encode
@@ -51,15 +48,23 @@ class StageSpec(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator":
+EXAMPLES, LEARN = -2, -3
+"""Numbers of the stages of the learning loop, as -1 is that of the join."""
+
+
+def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | ExampleOperator | LearnOperator":
     """The stage that `spec`, a `StageSpec` as JSON, names."""
     decoded = msgspec.json.decode(spec, type=StageSpec)
     compiled = plan(resolve(decoded.workload))
     sys.setswitchinterval(SWITCH)
     gc.collect()
     gc.freeze()  # what is loaded by now stays: a full collection over it would hold up a batch
-    serving = Serving(compiled, decoded.stage, decoded.services)
     topics = Topics(decoded.name or compiled.workload.name)
+    if decoded.stage in (EXAMPLES, LEARN):
+        if decoded.stage == EXAMPLES:
+            return ExampleOperator(compiled, topics, report=not compiled.labelled)
+        return LearnOperator(compiled, topics, decoded.services.registry)
+    serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)
     return FeatureOperator(compiled, topics, compiled.stages[decoded.stage], serving)
@@ -78,33 +83,6 @@ class _Outputs:
 
     def response(self, state_length: NDArray[np.int32], states: bytes | memoryview) -> bytes:
         return frames.build_response(self.frames, b"".join(self.tags), state_length, states, None)
-
-
-class _Arrivals:
-    """Source frames of a batch: values i.e. bytes or None, arrived i64[k] ms, and coordinates for dead letters."""
-
-    def __init__(self, request: Request, rows: NDArray[np.int64], topic: str):
-        start = request.start[rows]
-        bounds = np.empty((len(start), 2), np.int64)
-        self._head = read_heads(np.frombuffer(request.buffer, np.uint8), start, HEAD.itemsize, bounds).view(HEAD)[:, 0]
-        self._topic = topic
-        self._buffer = request.buffer
-        self._start = start + HEAD.itemsize
-        data = request.buffer
-        self.values: list[bytes | None] = [data[a:b] if b >= 0 else None for a, b in bounds.tolist()]
-        self.arrived: I64 = self._head["timestamp"]
-
-    def deadletter(self, workload: str, letter: DeadLetter) -> bytes:
-        """The record that `letter` is about, as it came, with reason and coordinates as headers."""
-        head = self._head[letter.index]
-        start = int(self._start[letter.index])
-        key = self._buffer[start : start + int(head["key"])] if head["key"] >= 0 else None
-        headers = {
-            "workload": workload, "reason": letter.kind, "detail": letter.detail, "topic": self._topic,
-            "partition": head["partition"], "offset": head["offset"], "timestamp": head["timestamp"],
-        }  # fmt: skip
-        pairs = [(name.encode(), str(value).encode()) for name, value in headers.items()]
-        return frames.sink(key, self.values[letter.index], pairs)
 
 
 class Table:
@@ -164,6 +142,7 @@ class JoinOperator(_Operator):
         super().__init__(plan, topics, serving)
         self._intake = Intake(plan)
         self._joiner = Joiner(plan)
+        self._outcome_intake = OutcomeIntake(plan)
 
     def process(self, buffer: bytes) -> bytes:
         """Join one micro-batch: port 0 events, port 1 outcomes, keyed by event id."""
@@ -185,7 +164,7 @@ class JoinOperator(_Operator):
         rows = np.flatnonzero(request.port == frames.MAIN)
         if not len(rows):
             return []
-        arrivals = _Arrivals(request, rows, self._topics.events)
+        arrivals = Arrivals(request, rows, self._topics.events)
         events, _ = self._intake(arrivals.values, arrivals.arrived)  # the first feature stage reports its dead letters
         return self._joiner.events(events, states, request.slot[rows[events.index]].tolist())
 
@@ -194,8 +173,8 @@ class JoinOperator(_Operator):
         if not len(rows):
             return []
         workload = self._plan.workload
-        arrivals = _Arrivals(request, rows, self._topics.outcomes)
-        outcomes, kept, dead = self._joiner.decode(arrivals.values, arrivals.arrived)
+        arrivals = Arrivals(request, rows, self._topics.outcomes)
+        outcomes, kept, dead = self._outcome_intake(arrivals.values, arrivals.arrived)
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
         self._serving.dead(dead)
         return self._joiner.outcomes(outcomes, states, request.slot[rows[kept]].tolist())
@@ -223,6 +202,8 @@ class FeatureOperator(_Operator):
         self._table = Table(stage)
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, serving.lookup) if stage.last else None
+        self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
+        self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
 
@@ -241,6 +222,7 @@ class FeatureOperator(_Operator):
         slot = np.concatenate((told, slot)) if len(told) else slot
         events, duplicates = update(self._stage, self._table.states, slot, events, labels)
         self._serving.publish(self._stage, events)
+        self._take(outputs)
         self._emit(events, outputs)
         self._serving.duplicates(duplicates)
         self._serving.batch(len(request.slot), time.perf_counter() - began)
@@ -257,7 +239,7 @@ class FeatureOperator(_Operator):
         """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
         assert self._intake is not None
         workload = self._plan.workload
-        arrivals = _Arrivals(request, rows, self._topics.events)
+        arrivals = Arrivals(request, rows, self._topics.events)
         events, dead = self._intake(arrivals.values, arrivals.arrived)
         slot = request.slot[rows[events.index]]
         keys = self._table.keys
@@ -325,7 +307,26 @@ class FeatureOperator(_Operator):
         pairs = zip(events.entities[0], decided.values, strict=True)
         said = [(key.encode(), value) for key, value in pairs if value is not None]
         outputs.add(frames.DECISION, frames.sinks(said))
+        if self._models is not None:
+            outputs.add(frames.PENDING, pending(events, decided))
         self._serving.decided(decided)
+
+    def control(self, value: bytes) -> bytes:
+        """An announcement of models; before the first batch there is time to take it up at once."""
+        if self._models is not None:
+            self._models.announced(value, wait=not self._begun)
+        return frames.build_response([], b"", np.empty(0, np.int32), b"", None)
+
+    def _take(self, outputs: _Outputs) -> None:
+        """Models that became ready serve from this batch on."""
+        self._begun = True
+        if self._models is None or self._decider is None:
+            return
+        ready, signals = self._models.take()
+        if ready is not None:
+            self._decider.take(*ready)
+            self._serving.model(self._decider.version)
+        outputs.add(frames.SIGNAL, signals)
 
     def _rows(self, events: Events) -> list[bytes]:
         numbers, hash = events.numbers, events.hash.view(np.float64)[:, None]

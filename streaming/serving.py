@@ -22,12 +22,14 @@ from streaming.plan import Plan, Stage
 
 
 class Services(msgspec.Struct, frozen=True):
-    """What a job reaches beside Kafka: a Redis URL (empty: none), and where this process serves its metrics."""
+    """What a job reaches beside Kafka: a Redis URL (empty: none), where this process serves its metrics, and the URL of
+    the registry of models."""
 
     redis: str = ""
     metrics_folder: str = ""
     metrics_port: int = 0
     metrics_host: str = "127.0.0.1"
+    registry: str = ""
 
 
 class Serving:
@@ -58,6 +60,10 @@ class Serving:
     def lookup(self) -> Read | None:
         """Reads features from the online store; None where the plan reads none."""
         return self._lookup.read if self._lookup else None
+
+    def model(self, version: str) -> None:
+        """Note which model decides from now on."""
+        self._observer.model(version)
 
     def arrived(self, timestamps: NDArray[np.int64]) -> None:
         """Note records that the first stage took in, by their Kafka timestamps i64[k] ms."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
+from models.learners import Learner
 from models.native import Native
 from models.policy import Policy
 from operators import Keyed, Tracked
@@ -23,6 +24,7 @@ from schemas.errors import DefinitionError
 from schemas.records import Event, Outcome
 from schemas.time import duration
 from schemas.topics import Topics
+from streaming.learning import Learning
 
 Column = NDArray[np.float64]
 
@@ -103,10 +105,10 @@ class Workload:
 
     event and outcome: record types (subclasses of `Event` and `Outcome`); features: `by(entity, …)` and
     `track(entity, …)` blocks, the first by the entity that keys the topic, then `derive` and `enrich`; inputs: the
-    columns that `millrace train` gives to a model (all of them where it is empty); views: whether features are
-    published to Redis; budget: time from event to decision that is promised; skew: how far in the future of its
-    arrival an event may say it happened; ttl: how long the state of a silent key is kept, and how long an event waits
-    for its outcome.
+    columns that models and learners read (all of them where it is empty); views: whether features are published to
+    Redis; learners: what learns from outcomes, and learning: how, and what follows; budget: time from event to
+    decision that is promised; skew: how far in the future of its arrival an event may say it happened; ttl: how long
+    the state of a silent key is kept, and how long an event waits for its outcome.
     """
 
     name: str
@@ -117,6 +119,8 @@ class Workload:
     inputs: tuple[str, ...] = ()
     views: bool = True
     outcome: type[Outcome] | None = None
+    learners: tuple[Learner, ...] = ()
+    learning: Learning | None = None
     budget: str = "10ms"
     skew: str = "5m"
     ttl: str = "90d"
@@ -133,6 +137,12 @@ class Workload:
             )
         if not isinstance(self.model, Artifact | Native):
             raise DefinitionError(f"{where}: model: found {self.model!r}, expected one, as pretrained({self.name!r})")
+        if self.learners and self.learning is None:
+            raise DefinitionError(
+                f"{where}: learners: expected learning=learning(…) beside them: it says how they learn"
+            )
+        if self.learning is not None and self.outcome is None:
+            raise DefinitionError(f"{where}: learning: expected outcome=, the type of what is learned from")
         for name in ("budget", "skew", "ttl"):
             try:
                 duration(getattr(self, name))

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from schemas.errors import DefinitionError
+from schemas.time import duration
 from streaming.commands import models, options
 from streaming.commands.options import Json, Name, Set, read_lines
 
@@ -61,13 +62,17 @@ def replay_command(
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Decisions, JSON lines.")] = None,
     examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features, outcomes; .parquet, .jsonl.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Write only the newest decision of each key.")] = False,
+    refit: Annotated[str | None, typer.Option(help="Fit trees to the examples so far, as often as 7d.")] = None,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
     """Decide a file of events, in process: no services, the same decisions as on a cluster.
 
     Records that cannot be decided are written beside the decisions, to a file of the same name and `.deadletters`.
+    A workload that learns does so as it goes: no label earlier than it was known. What was signalled goes to a file
+    of the same name and `.signals`.
 
+    Example: millrace replay fraud --events e.jsonl --outcomes o.jsonl --set learn=true --refit 7d
     Example: millrace replay fraud --events data/events.jsonl --outcomes data/outcomes.jsonl --out decisions.jsonl
     """
     from streaming.examples import ExampleWriter
@@ -79,7 +84,10 @@ def replay_command(
     if examples is not None and outcomes is None:
         raise DefinitionError("--examples: an example needs its outcome; add --outcomes FILE")
     truth = _truth(outcomes) if outcomes else {}
-    replay = Replay(plan, now=time.time_ns() // 1_000_000)
+    teach = plan.workload.learning is not None and outcomes is not None
+    if refit is not None and not teach:
+        raise DefinitionError("--refit: expected a workload that learns (as `--set learn=true`), and --outcomes")
+    replay = Replay(plan, time.time_ns() // 1_000_000, teach=teach, refit=duration(refit) if refit else 0)
     total = options.count_lines(events)
     began = time.perf_counter()
     with ExitStack() as stack:
@@ -96,6 +104,8 @@ def replay_command(
     result = written.result(seconds)
     if writer is not None:
         result["examples"] = writer.count
+    if replay.teacher is not None:
+        result["learning"] = replay.teacher.report()
     options.show(result, as_json, "\n".join(f"{name:<20}{value}" for name, value in result.items()))
 
 
@@ -128,6 +138,7 @@ class _Writer:
     def __init__(self, stack: ExitStack, out: Path | None, last: bool):
         self._out = stack.enter_context(out.open("wb")) if out else None
         self._dead = stack.enter_context(out.with_name(out.name + ".deadletters").open("wb")) if out else None
+        self._signals = stack.enter_context(out.with_name(out.name + ".signals").open("wb")) if out else None
         self._newest: dict[str, bytes] | None = {} if last else None
         self._actions: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
@@ -138,6 +149,8 @@ class _Writer:
 
     def write(self, step: "Step", truth: "Truth") -> None:
         """Take one step."""
+        from streaming.teacher import encode_signal
+
         made = sum(value is not None for value in step.decided.values)
         self._counts.update(decisions=made, duplicates=step.duplicates)
         events = sum(refused.file == "events" for refused in step.refused)
@@ -150,6 +163,11 @@ class _Writer:
             self._newest.update(decided)
         elif self._out is not None:
             self._out.writelines(value + b"\n" for _, value in decided)
+        for signal in step.signals:
+            if self._signals is not None:
+                self._signals.write(encode_signal(signal) + b"\n")
+            if signal.kind in ("promote", "rollback", "refused"):
+                options.err.print(f"{signal.kind}: {signal.detail}", highlight=False, markup=False)
         for file, record, value, kind, detail in step.refused:
             line = {"file": file, "record": record, "reason": kind, "detail": detail}
             if self._dead is not None:

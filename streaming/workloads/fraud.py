@@ -5,7 +5,10 @@ the other twelve follow what became known of the card and of the terminal, outco
 """
 
 from models import pretrained
+from models.exploration import exploration
+from models.learners import AdaptiveForest, Logistic
 from models.policy import thresholds
+from models.rules import Costs, evaluation
 from operators import (
     by,
     count,
@@ -22,6 +25,7 @@ from operators import (
     since,
 )
 from schemas.fraud import FraudOutcome, Transaction
+from streaming.learning import learning
 from streaming.workload import Workload, derive
 
 WINDOWS = ("1d", "7d", "30d")
@@ -42,8 +46,11 @@ STREAMING = (
 )  # fmt: skip
 
 
-def fraud(model: str = "fraud", review: float = 0.2, decline: float = 0.7) -> Workload:
-    """The workload; `model` is a shipped model or the folder of one, the others are thresholds of its score."""
+def fraud(
+    model: str = "fraud", review: float = 0.2, decline: float = 0.7, learn: bool = False, explore: float = 0.0
+) -> Workload:
+    """The workload: `model` is a shipped model or a folder of one, `review` and `decline` are thresholds of its score;
+    with `learn` it learns from outcomes, and decides `explore` of what it would decline by chance."""
     return Workload(
         name="fraud",
         event=Transaction,
@@ -71,5 +78,11 @@ def fraud(model: str = "fraud", review: float = 0.2, decline: float = 0.7) -> Wo
         inputs=BOOK + STREAMING,
         model=pretrained(model),
         policy=thresholds(review=review, decline=decline, degraded="review"),
+        learners=(Logistic(rate=0.002), AdaptiveForest(trees=20, negatives=0.1, features=12)) if learn else (),
+        learning=learning(
+            horizon="30d", presume=False, amount="amount", segment="night",
+            evaluation=evaluation(costs=Costs(false_alarm=5.0, miss=1.0, by_amount=True, threshold=decline)),
+            exploration=exploration(share=explore, salt="fraud") if explore else None,
+        ) if learn else None,
         budget="10ms",
     )  # fmt: skip

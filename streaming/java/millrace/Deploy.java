@@ -43,6 +43,12 @@ public final class Deploy {
   private final Map<String, DataStream<byte[]>> controls = new HashMap<>();
   private final Map<String, SingleOutputStreamOperator<byte[]>> stages = new HashMap<>();
 
+  /** Topics and stages whose watermarks say how far in event time they have been read. */
+  private final Set<String> timed = new HashSet<>();
+
+  /** Topics and stages whose records come from several partitions, tasks or inputs, in no order. */
+  private final Set<String> mixed = new HashSet<>();
+
   private Deploy(Job job) {
     this.job = job;
     this.environment = StreamExecutionEnvironment.getExecutionEnvironment(Configuration.fromMap(job.settings()));
@@ -76,7 +82,14 @@ public final class Deploy {
             "bootstrap.servers", job.brokers(), "request.timeout.ms", "10000", "default.api.timeout.ms", "15000");
     try (Admin admin = Admin.create(client)) {
       for (Job.Input input : job.inputs()) {
-        sources.put(input.topic(), source(input, targets(admin, input.topic())));
+        long[] targets = targets(admin, input.topic());
+        sources.put(input.topic(), source(input, targets));
+        if (input.times()) {
+          timed.add(input.topic());
+        }
+        if (targets.length > 1) {
+          mixed.add(input.topic());
+        }
       }
       for (Job.Stage stage : job.stages()) {
         if (stage.control() != null && !controls.containsKey(stage.control())) {
@@ -154,6 +167,7 @@ public final class Deploy {
   }
 
   private SingleOutputStreamOperator<byte[]> stage(Job.Stage stage) {
+    int parallelism = stage.parallelism() > 0 ? stage.parallelism() : job.parallelism();
     MicroBatch operator =
         new MicroBatch(
             (Configuration) environment.getConfiguration(),
@@ -161,10 +175,11 @@ public final class Deploy {
             stage,
             new HashSet<>(job.sinks().keySet()),
             read(stage.uid()),
+            merges(stage, parallelism),
             deployment);
     KeyedMultipleInputTransformation<byte[]> transformation =
         new KeyedMultipleInputTransformation<>(
-            stage.uid(), SimpleOperatorFactory.of(operator), BYTES, job.parallelism(), Types.STRING);
+            stage.uid(), SimpleOperatorFactory.of(operator), BYTES, parallelism, Types.STRING);
     for (Job.Port port : stage.side() == null ? List.of(stage.main()) : List.of(stage.main(), stage.side())) {
       KeyOf key = new KeyOf(port.key());
       transformation.addInput(stream(port).keyBy(key, Types.STRING).getTransformation(), key);
@@ -178,6 +193,21 @@ public final class Deploy {
     stream.getSideOutput(MicroBatch.TO_TOPICS).sinkTo(sink(stage.uid())).uid(stage.uid() + "-topics")
         .name(stage.uid() + " topics");
     return stream;
+  }
+
+  /** Whether a stage has to put its main records in order; notes what those that read it have to know. */
+  private boolean merges(Job.Stage stage, int parallelism) {
+    Job.Port main = stage.main();
+    boolean isMixed = mixed.contains(main.source());
+    boolean isTimed = timed.contains(main.source());
+    if (isMixed || parallelism > 1 || stage.side() != null && !stage.hold()) {
+      mixed.add(stage.uid());
+    }
+    if (isTimed && (stage.side() == null || timed.contains(stage.side().source()))) {
+      timed.add(stage.uid());
+    }
+    // A key of a topic is in one partition: where no side tells it anything, nothing depends on other partitions.
+    return isMixed && isTimed && (main.tag() != null || stage.hold());
   }
 
   private DataStream<byte[]> stream(Job.Port port) {

@@ -4,7 +4,8 @@ import java.util.Arrays;
 
 /**
  * When a main record may pass. Until a job has caught up with what was there at its deployment, a record waits for all
- * side records from before its event time, and for every announcement; from then on nothing waits.
+ * main records of other partitions and all side records from before its event time, and for every announcement; from
+ * then on nothing waits.
  */
 final class Gate {
   static final int MAIN = 0;
@@ -14,11 +15,15 @@ final class Gate {
   private final long[] marks = new long[3];
   private final boolean[] idle = new boolean[3];
 
-  /** `side`, `control`: whether to wait for them at all; `live`: the job had caught up before it was restored. */
-  Gate(boolean side, boolean control, boolean live) {
-    Arrays.fill(marks, Frames.NONE);
-    marks[SIDE] = live || !side ? Frames.LIVE : Frames.NONE;
-    marks[CONTROL] = live || !control ? Frames.LIVE : Frames.NONE;
+  /** `main`, `side`, `control`: whether to wait for them; `live`: the job had caught up before it was restored. */
+  Gate(boolean main, boolean side, boolean control, boolean live) {
+    Arrays.fill(marks, Frames.LIVE);
+    boolean[] waits = {main, side, control};
+    for (int input = 0; input < marks.length; input++) {
+      if (waits[input] && !live) {
+        marks[input] = Frames.NONE;
+      }
+    }
   }
 
   void advance(int input, long mark) {
@@ -32,14 +37,15 @@ final class Gate {
 
   /** Whether nothing will ever wait again. */
   boolean live() {
-    return marks[SIDE] >= Frames.LIVE && marks[CONTROL] >= Frames.LIVE;
+    return marks[MAIN] >= Frames.LIVE && marks[SIDE] >= Frames.LIVE && marks[CONTROL] >= Frames.LIVE;
   }
 
   /** Whether a main record of this event time may pass; one without passes when announcements have been read. */
   boolean passes(long at) {
-    if (marks[CONTROL] < Frames.LIVE && !idle[CONTROL]) {
-      return false;
-    }
-    return marks[SIDE] >= Frames.LIVE || idle[SIDE] || at == Frames.NONE || at - 1 <= marks[SIDE];
+    return reached(CONTROL, Frames.LIVE) && (at == Frames.NONE || reached(MAIN, at) && reached(SIDE, at - 1));
+  }
+
+  private boolean reached(int input, long at) {
+    return idle[input] || marks[input] >= at;
   }
 }

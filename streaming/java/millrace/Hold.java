@@ -9,6 +9,7 @@ import java.util.List;
 import java.util.PriorityQueue;
 import java.util.Queue;
 import java.util.Set;
+import java.util.function.ToLongFunction;
 import org.apache.flink.api.common.state.ListState;
 import org.apache.flink.api.common.state.ListStateDescriptor;
 import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
@@ -23,28 +24,26 @@ import org.apache.flink.runtime.state.VoidNamespaceSerializer;
  */
 final class Hold {
   private static final Comparator<Held> BY_TIME =
-      Comparator.<Held>comparingLong(held -> Frames.at(held.frame())).thenComparingLong(Held::place);
+      Comparator.comparingLong(Held::at).thenComparingLong(Held::place);
 
   private final KeyedStateBackend<String> backend;
   private final ListStateDescriptor<byte[]> descriptor;
   private final ListState<byte[]> state;
-  private final int port;
+  private final ToLongFunction<byte[]> time;
   private final Queue<Held> queue;
   private long place;
 
   /** Keys with records in keyed state, from the last checkpoint. */
   private final Set<String> written = new LinkedHashSet<>();
 
-  private record Held(String key, byte[] frame, long place) {}
+  private record Held(String key, byte[] frame, long at, long place) {}
 
-  /** Main records wait in the order of their arrival, side records in that of their event times. */
-  Hold(KeyedStateBackend<String> backend, int port) throws Exception {
+  /** Records wait in the order of their event times where it is `sorted`, else in that of their arrival. */
+  Hold(KeyedStateBackend<String> backend, String name, boolean sorted, ToLongFunction<byte[]> time) throws Exception {
     this.backend = backend;
-    this.port = port;
-    this.queue = port == Frames.MAIN ? new ArrayDeque<>() : new PriorityQueue<>(BY_TIME);
-    this.descriptor =
-        new ListStateDescriptor<>(
-            port == Frames.MAIN ? "held" : "held-side", PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
+    this.time = time;
+    this.queue = sorted ? new PriorityQueue<>(BY_TIME) : new ArrayDeque<>();
+    this.descriptor = new ListStateDescriptor<>(name, PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
     this.state = backend.getPartitionedState(VoidNamespace.INSTANCE, VoidNamespaceSerializer.INSTANCE, descriptor);
     read();
   }
@@ -58,23 +57,23 @@ final class Hold {
   }
 
   void add(String key, byte[] frame) {
-    queue.add(new Held(key, frame, place++));
+    queue.add(new Held(key, frame, time.applyAsLong(frame), place++));
   }
 
   /** Event time of the first in the queue. */
   long at() {
-    return Frames.at(queue.element().frame());
+    return queue.element().at();
   }
 
-  /** Gives the first in the queue to `next`. */
-  void release(Taker next) {
+  /** Gives the first in the queue to `next`, as of `port`. */
+  void release(int port, Taker next) throws Exception {
     Held first = queue.remove();
     next.take(port, first.key(), first.frame());
   }
 
   /** Takes a record with its port and key. */
   interface Taker {
-    void take(int port, String key, byte[] frame);
+    void take(int port, String key, byte[] frame) throws Exception;
   }
 
   /** Write the queue to keyed state: every record behind its place in the queue. */

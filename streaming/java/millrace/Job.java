@@ -35,6 +35,7 @@ public record Job(
 
   /** One keyed Python stage. */
   public record Stage(
-      String uid, String opener, String spec, Port main, Port side, String control, boolean hold, long ttlMs, int rows)
+      String uid, String opener, String spec, Port main, Port side, String control, boolean hold, long ttlMs, int rows,
+      int parallelism)
       implements Serializable {}
 }

@@ -55,6 +55,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private final Job.Stage stage;
   private final KeyOf mainKey;
   private final String deployment;
+  private final boolean merges;
   private final int maxRecords;
   private final int maxBytes;
   private final Set<Integer> topics;
@@ -68,23 +69,25 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private transient MailboxExecutor mailbox;
   private transient Resident resident;
   private transient Calls calls;
-  private transient Hold hold;
-  private transient Hold later;
-  private transient Gate gate;
+  private transient Order order;
   private transient IndexedCombinedWatermarkStatus merged;
-  private transient boolean restoredLive;
+  private transient long forwarded;
   private transient boolean ticking;
   private transient int seen;
-  private transient long clock;
   private transient Counter batches;
 
-  /** `topics`: tags that go to topics; `rows`: tags that another stage reads; `deployment`: unique to this one. */
+  /**
+   * `topics`: tags that go to topics; `rows`: tags that another stage reads; `merges`: main records come from several
+   * partitions; `deployment`: unique to this one.
+   */
   MicroBatch(
-      Configuration config, Job job, Job.Stage stage, Set<Integer> topics, Set<Integer> rows, String deployment) {
+      Configuration config, Job job, Job.Stage stage, Set<Integer> topics, Set<Integer> rows, boolean merges,
+      String deployment) {
     super(config);
     this.stage = stage;
     this.mainKey = new KeyOf(stage.main().key());
     this.deployment = deployment;
+    this.merges = merges;
     this.maxRecords = job.batch();
     this.maxBytes = job.batchBytes();
     this.topics = topics;
@@ -109,33 +112,31 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     }
     backend = getKeyedStateBackend();
     state = context.getKeyedStateStore().getState(descriptor);
-    hold = new Hold(backend, Frames.MAIN);
-    later = new Hold(backend, Frames.SIDE);
-    restoredLive = context.isRestored();
+    boolean live = context.isRestored();
     for (String one : caughtUp.get()) {
-      restoredLive &= one.equals(deployment);
+      live &= one.equals(deployment);
     }
+    order = new Order(stage, merges, live, backend, this::put);
   }
 
   @Override
   public void open() throws Exception {
     super.open();
-    gate = new Gate(stage.hold(), stage.control() != null, restoredLive);
     merged = IndexedCombinedWatermarkStatus.forInputsCount(stage.side() == null ? 1 : 2);
-    clock = Frames.NONE;
+    forwarded = Frames.NONE;
     InternalTimerService<VoidNamespace> timers =
         getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
     calls = new Calls(resident, backend, state, timers, new Batch(maxRecords, maxBytes), stage.rows());
     mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
     batches = getMetricGroup().counter("batches");
-    getMetricGroup().gauge("held", hold::size);
+    getMetricGroup().gauge("held", order::held);
     for (byte[] snapshot : snapshots.get()) {
       resident.call("restore", snapshot);
     }
     for (Map.Entry<String, byte[]> one : announced.immutableEntries()) {
       control(one.getValue());
     }
-    release();
+    order.release();
     if (stage.rows() > 0) {
       tidyLater();
     }
@@ -169,9 +170,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     while (calls.waiting() > 0) {
       calls.handOver();
     }
-    hold.write();
-    later.write();
-    caughtUp.update(List.of(gate.live() ? deployment : ""));
+    order.write();
+    caughtUp.update(List.of(order.live() ? deployment : ""));
     byte[] snapshot = resident.call("snapshot", new byte[0]);
     snapshots.update(snapshot.length == 0 ? List.of() : List.of(snapshot));
   }
@@ -182,10 +182,10 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   @SuppressWarnings("rawtypes")
   public List<Input> getInputs() {
     List<Input> inputs = new ArrayList<>();
-    inputs.add(new Port(Gate.MAIN, this::main));
+    inputs.add(new Port(Gate.MAIN, frame -> order.main(mainKey.getKey(frame), frame)));
     if (stage.side() != null) {
       KeyOf key = new KeyOf(stage.side().key());
-      inputs.add(new Port(Gate.SIDE, frame -> side(key.getKey(frame), frame)));
+      inputs.add(new Port(Gate.SIDE, frame -> order.side(key.getKey(frame), frame)));
     }
     if (stage.control() != null) {
       inputs.add(new Port(Gate.CONTROL, this::announce));
@@ -193,7 +193,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     return inputs;
   }
 
-  /** One input: what it carries goes to `take`, its watermarks to the gate. */
+  /** One input: what it carries goes to `take`, its watermarks also to the next stages. */
   private final class Port implements Input<byte[]> {
     private final int index;
     private final ThrowingConsumer<byte[], Exception> take;
@@ -210,25 +210,23 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
     @Override
     public void processWatermark(Watermark mark) throws Exception {
-      gate.advance(index, mark.getTimestamp());
-      release();
-      if (index != Gate.CONTROL && merged.updateWatermark(index, mark.getTimestamp())) {
-        forward();
+      order.advance(index, mark.getTimestamp());
+      if (index != Gate.CONTROL) {
+        merged.updateWatermark(index, mark.getTimestamp());
       }
+      forward();
     }
 
     @Override
     public void processWatermarkStatus(WatermarkStatus status) throws Exception {
-      gate.idle(index, status.isIdle());
-      release();
+      order.idle(index, status.isIdle());
+      boolean wasIdle = merged.isIdle();
       if (index != Gate.CONTROL) {
-        boolean wasIdle = merged.isIdle();
-        if (merged.updateStatus(index, status.isIdle())) {
-          forward();
-        }
-        if (wasIdle != merged.isIdle()) {
-          output.emitWatermarkStatus(merged.isIdle() ? WatermarkStatus.IDLE : WatermarkStatus.ACTIVE);
-        }
+        merged.updateStatus(index, status.isIdle());
+      }
+      forward();
+      if (wasIdle != merged.isIdle()) {
+        output.emitWatermarkStatus(merged.isIdle() ? WatermarkStatus.IDLE : WatermarkStatus.ACTIVE);
       }
     }
 
@@ -239,25 +237,6 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
     @Override
     public void setKeyContextElement(StreamRecord<byte[]> record) {} // state is read once a batch, by key
-  }
-
-  private void main(byte[] frame) throws Exception {
-    String key = mainKey.getKey(frame);
-    if (hold.isEmpty() && gate.passes(Frames.at(frame))) {
-      add(Frames.MAIN, key, frame);
-    } else {
-      hold.add(key, frame);
-    }
-  }
-
-  /** A side record counts for later main records only, and waits for the first: keys have room for few that wait. */
-  private void side(String key, byte[] frame) throws Exception {
-    long at = Frames.at(frame);
-    if (stage.hold() && at != Frames.NONE && at >= clock) {
-      later.add(key, frame);
-    } else {
-      add(Frames.SIDE, key, frame);
-    }
   }
 
   private void announce(byte[] frame) throws Exception {
@@ -276,35 +255,17 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     emit(new Response(resident.call("control", value), 0));
   }
 
-  private void release() throws Exception {
-    while (!hold.isEmpty() && gate.passes(hold.at())) {
-      tell(hold.at());
-      hold.release(calls::put);
-      pace();
-    }
-  }
-
-  private void add(int port, String key, byte[] frame) throws Exception {
-    if (port == Frames.MAIN) {
-      tell(Frames.at(frame));
-    }
+  private void put(int port, String key, byte[] frame) throws Exception {
     calls.put(port, key, frame);
     pace();
   }
 
-  /** A main record of this event time comes next: first what had to be known before it. */
-  private void tell(long at) throws Exception {
-    clock = Math.max(clock, at);
-    while (!later.isEmpty() && later.at() < clock) {
-      later.release(calls::put);
-      pace();
-    }
-  }
-
   private void forward() throws Exception {
-    flush();
-    if (hold.isEmpty()) {
-      output.emitWatermark(new Watermark(merged.getCombinedWatermark()));
+    long mark = order.forward(merged.getCombinedWatermark());
+    if (mark > forwarded) {
+      flush();
+      forwarded = mark;
+      output.emitWatermark(new Watermark(mark));
     }
   }
 
@@ -334,8 +295,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   /** Process the batch, then the timers that are due by the event time it reached. */
   private void flush() throws Exception {
     run();
-    if (clock != Frames.NONE && getTimeServiceManager().isPresent()) {
-      getTimeServiceManager().get().advanceWatermark(new Watermark(clock));
+    if (order.clock() != Frames.NONE && getTimeServiceManager().isPresent()) {
+      getTimeServiceManager().get().advanceWatermark(new Watermark(order.clock()));
       run();
     }
   }

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from river.drift import ADWIN
 
-from models.drift import Adwin, Reference, Watch, drift, loss, psi
+from models.drift import Adwin, Reference, Watch, loss, psi
 from models.kernels.evaluation import count
+from models.rules import drift
 from schemas.errors import DefinitionError, ModelRejected
 from schemas.time import MILLISECONDS
 

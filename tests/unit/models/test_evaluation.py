@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 
 from models import metrics
-from models.evaluation import DAY, Costs, Evaluation, Labelled, evaluation
+from models.evaluation import DAY, Evaluation, Labelled
+from models.rules import Costs, evaluation
 from schemas.errors import DefinitionError, ModelRejected
 
 F64 = NDArray[np.float64]

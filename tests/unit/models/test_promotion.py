@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.kernels.evaluation import EVERY, SPREAD, advance
-from models.promotion import STAKES, Contest, Duel, difference, promotion
+from models.promotion import STAKES, Contest, Duel, difference
+from models.rules import promotion
 from schemas.errors import DefinitionError, ModelRejected
 
 F64 = NDArray[np.float64]

@@ -1,0 +1,74 @@
+"""Continuous learning, as an author declares it: `Workload(learners=(…), learning=learning(…))`. Runs nothing.
+
+A decision waits for its outcome; the two make an example; examples teach the learners, whose models are scored in
+shadow; what is better by the declared test becomes champion. `streaming.teacher` does all that.
+"""
+
+from dataclasses import dataclass
+
+from models import rules
+from models.exploration import Exploration
+from models.rules import DriftRule, EvaluationRule, PromotionRule
+from schemas.errors import DefinitionError
+from schemas.time import duration
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What `learning` declares; times in ms."""
+
+    horizon: int
+    presume: bool | None
+    share: float
+    compile: int
+    segment: str | None
+    amount: str | None
+    cap: int | None
+    evaluation: EvaluationRule
+    promotion: PromotionRule
+    drift: DriftRule
+    exploration: Exploration | None
+
+
+def learning(
+    *,
+    horizon: str = "30d",
+    presume: bool | None = None,
+    share: float = 1.0,
+    compile: str = "1d",
+    segment: str | None = None,
+    amount: str | None = None,
+    cap: int | None = None,
+    evaluation: EvaluationRule | None = None,
+    promotion: PromotionRule | None = None,
+    drift: DriftRule | None = None,
+    exploration: Exploration | None = None,
+) -> Learning:
+    """How a workload learns: `learning(horizon="14d", presume=False, share=0.2)`.
+
+    horizon    how long a decision waits for its outcome
+    presume    the label of what got none by then; None: such decisions teach nothing
+    share      of the decisions without an alert that wait at all; they count for the others
+    compile    event time between two models that are made of what the learners know
+    segment    column by whose (whole) values metrics are told apart
+    amount     column with what an event is worth, for the costs of `evaluation`
+    cap        most outcomes of one source in a day of event time; None: any number
+    exploration  share of the events with the last action of the policy that are decided by chance
+    """
+    if not 0 < share <= 1:
+        raise DefinitionError(f"learning(share={share!r}): expected a share above 0 and at most 1, such as 0.2")
+    if cap is not None and cap < 1:
+        raise DefinitionError(f"learning(cap={cap!r}): expected 1 or more outcomes a day, or None")
+    return Learning(
+        duration(horizon, "learning(horizon)"),
+        presume,
+        share,
+        duration(compile, "learning(compile)"),
+        segment,
+        amount,
+        cap,
+        evaluation or rules.evaluation(),
+        promotion or rules.promotion(weight=1 / share),
+        drift or rules.drift(),
+        exploration,
+    )

@@ -1,0 +1,324 @@
+"""The learning loop on a cluster: two operators behind the last stage, and the way back to it.
+
+Decisions wait by event id for their outcomes (`ExampleOperator`); what comes of both goes to the examples topic and,
+inside the job, to the teacher (`LearnOperator`): its state is part of the same checkpoint, so each example is learned
+once, whatever is killed. New models go to the registry, and `millrace.models` tells the job, which takes them up
+between two batches (`Serving models`, in `FeatureOperator`).
+"""
+
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from models.admission import admit
+from models.onnx import Session
+from models.registry import Registry, announcement, fetch
+from operators.examples import Due, ExampleJoin
+from schemas import frames
+from schemas.errors import MillraceError, ModelRejected
+from schemas.models import Announcement, decode, encode
+from schemas.time import duration
+from schemas.topics import Topics
+from streaming.arrivals import Arrivals
+from streaming.engine import Decided, Events, OutcomeIntake, Truth
+from streaming.observe import Loop
+from streaming.plan import Plan
+from streaming.teacher import Lesson, Signal, Teacher, encode_signal
+
+LOOK = 1.0
+"""Seconds between two looks at what people changed in the registry."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_TIME = struct.Struct("<q")
+
+
+class Served(msgspec.Struct, frozen=True, array_like=True):
+    """What waits for an outcome: a decision's key, weight, the scores of each version, and its row (f64)."""
+
+    key: str
+    at: int
+    weight: float
+    versions: tuple[str, ...]
+    scores: tuple[float, ...]
+    row: bytes
+
+
+class Taught(msgspec.Struct, frozen=True, array_like=True):
+    """An example on its way to the teacher."""
+
+    id: str
+    known: int
+    label: bool
+    presumed: bool
+    source: str
+    served: Served
+
+
+_SERVED = msgspec.msgpack.Decoder(Served)
+_TAUGHT = msgspec.msgpack.Decoder(Taught)
+
+
+def pending(events: Events, decided: Decided) -> list[bytes]:
+    """Row frames of the decisions that wait for an outcome, by event id."""
+    rows = np.flatnonzero(decided.weight > 0).tolist()
+    if not rows:
+        return []
+    at, weight = events.at.tolist(), decided.weight.tolist()
+    scores = list(zip(*(scores.tolist() for scores in decided.scored), strict=True))
+    keys, columns = events.entities[0], np.ascontiguousarray(decided.columns)
+    return [
+        frames.row(
+            at[i],
+            events.ids[i].encode(),
+            _pack(Served(keys[i], at[i], weight[i], decided.versions, scores[i], columns[i].tobytes())),
+        )
+        for i in rows
+    ]
+
+
+def payload(frame: bytes) -> bytes:
+    """What a row frame carries."""
+    return frame[12 + int.from_bytes(frame[8:12], "little") :]
+
+
+class ExampleOperator:
+    """Decisions (port 0) and outcomes (port 1) of one event id → examples."""
+
+    def __init__(self, plan: Plan, topics: Topics, report: bool):
+        rule = plan.workload.learning
+        assert rule is not None
+        self._plan, self._topics, self._report = plan, topics, report
+        self._intake = OutcomeIntake(plan)
+        self._join = ExampleJoin(rule.horizon, rule.presume)
+        self._loop = Loop(plan.workload.name)
+
+    def process(self, buffer: bytes) -> bytes:
+        """Join one micro-batch."""
+        request = frames.parse_request(buffer)
+        states, records = request.states(), request.records()
+        timer = np.full(len(states), frames.NONE, np.int64)
+        counts: Counter[str] = Counter()
+        outputs: list[tuple[int, bytes]] = []
+        truths, dead = self._outcomes(request)
+        for i, (slot, port) in enumerate(zip(request.slot.tolist(), request.port.tolist(), strict=True)):
+            if port == frames.TIMER:
+                states[slot], due, what = self._join.due(states[slot], _TIME.unpack(records[i])[0])
+                if due is not None:
+                    outputs += self._example(request.keys[slot].decode(), due)
+            elif port == frames.MAIN:
+                at = _TIME.unpack_from(records[i])[0]
+                states[slot], when, what = self._join.decision(states[slot], at, payload(records[i]))
+                timer[slot] = timer[slot] if when is None else when
+            elif i in truths:
+                _, at, label, source = truths[i]
+                states[slot], when, what = self._join.outcome(states[slot], at, label, source)
+                timer[slot] = timer[slot] if when is None else when
+            else:
+                continue
+            counts[what] += 1
+        self._loop.joined(counts)
+        outputs += [(frames.DEADLETTER, frame) for frame in dead]
+        length = np.fromiter(map(len, states), np.int32, len(states))
+        tags = bytes(tag for tag, _ in outputs)
+        return frames.build_response([frame for _, frame in outputs], tags, length, b"".join(states), timer)
+
+    def _outcomes(self, request: frames.Request) -> tuple[dict[int, Truth], list[bytes]]:
+        """Outcomes of the batch by their position, and dead letters: where the join of labels reports them, none."""
+        rows = np.flatnonzero(request.port == frames.SIDE)
+        if not len(rows):
+            return {}, []
+        arrivals = Arrivals(request, rows, self._topics.outcomes)
+        truths, kept, dead = self._intake(arrivals.values, arrivals.arrived)
+        letters = [arrivals.deadletter(self._plan.workload.name, letter) for letter in dead] if self._report else []
+        return dict(zip(rows[kept].tolist(), truths, strict=True)), letters
+
+    def _example(self, id: str, due: Due) -> list[tuple[int, bytes]]:
+        """The record for the examples topic, and the frame for the teacher."""
+        served = _SERVED.decode(due.served)
+        row = np.frombuffer(served.row)
+        example = {
+            "event": id, "at": served.at, "key": served.key, "label": due.label, "label_at": due.known,
+            "presumed": due.presumed, "weight": served.weight, "source": due.source,
+            "scores": dict(zip(served.versions, served.scores, strict=True)),
+            "features": dict(zip(self._plan.names, row.tolist(), strict=True)),
+        }  # fmt: skip
+        taught = _pack(Taught(id, due.known, due.label, due.presumed, due.source, served))
+        return [
+            (frames.EXAMPLE, frames.sink(served.key.encode(), msgspec.json.encode(example))),
+            (frames.LESSON, frames.row(due.known, b"", taught)),
+        ]
+
+    def snapshot(self, _: bytes) -> bytes:
+        """Nothing: everything is keyed state."""
+        return b""
+
+    def close(self, _: bytes) -> bytes:
+        """The operator ends."""
+        return b""
+
+
+class LearnOperator:
+    """Examples → models, in the registry and on `millrace.models`; and what an operator should be told.
+
+    The one place that changes who is champion without being asked; what people change in the registry meanwhile
+    (`millrace promote`, `rollback`, `freeze`) it takes up within a second.
+    """
+
+    def __init__(self, plan: Plan, topics: Topics, registry: str):
+        self._name, self._teacher, self._own = topics.name, Teacher(plan), plan.workload.model.version
+        self._registry = Registry(registry)
+        self._loop = Loop(plan.workload.name)
+        self._lineup, self._looked, self._revision = self._teacher.lineup, 0.0, -1
+
+    def process(self, buffer: bytes) -> bytes:
+        """Learn from one micro-batch."""
+        request = frames.parse_request(buffer)
+        lessons = [_lesson(_TAUGHT.decode(payload(record))) for record in request.records()]
+        signals = self._people() + self._teacher.add(lessons)
+        outputs = []
+        if self._teacher.lineup != self._lineup:
+            signals += self._people(look=0.0)
+            self._lineup = self._teacher.lineup
+            outputs.append((frames.MODEL, self._announce(signals)))
+        if signals:
+            signals.append(self._evaluated(signals[-1].at))
+        key = self._name.encode()
+        outputs += [(frames.SIGNAL, frames.sink(key, encode_signal(signal))) for signal in signals]
+        length = np.full(len(request.handed), -1, np.int32)
+        tags = bytes(tag for tag, _ in outputs)
+        return frames.build_response([frame for _, frame in outputs], tags, length, b"", None)
+
+    def _evaluated(self, at: int) -> Signal:
+        """The prequential measures of every version, for the metrics and the topic."""
+        report = self._teacher.report()
+        now = self._registry.aliases(self._name)
+        for version, measures in self._teacher.quality().items():
+            self._loop.quality(version, measures)
+            if version in (now.champion, *now.challengers):
+                self._registry.measure(self._name, version, measures)
+        return Signal("evaluation", self._name, at, report)
+
+    def _people(self, look: float = LOOK) -> list[Signal]:
+        """Follow what people changed in the registry, where the last look was `look` seconds ago."""
+        now = time.monotonic()
+        if now - self._looked < look:
+            return []
+        self._looked = now
+        found = self._registry.aliases(self._name)
+        if found.revision == self._revision:
+            return []
+        self._revision = found.revision
+        return self._teacher.follow(found.champion, found.frozen, found.at)
+
+    def _announce(self, signals: Sequence[Signal]) -> bytes:
+        """Register new versions, move the aliases as the verdicts say, and tell everyone."""
+        lineup, artifacts = self._teacher.lineup, self._teacher.artifacts
+        for version in (lineup.champion, *lineup.challengers):
+            if version in artifacts and version != self._own:
+                self._registry.register(self._name, artifacts[version], by="learning", at=self._at(signals))
+        now = self._registry.aliases(self._name)
+        for signal in signals:
+            if signal.kind in ("promote", "rollback") and not now.frozen:
+                why = f"{signal.kind} by test: {signal.detail}"
+                self._registry.promote(self._name, str(signal.detail["version"]), why=why, by="learning", at=signal.at)
+        if self._registry.champion(self._name) not in (lineup.champion, None):
+            self._registry.promote(self._name, lineup.champion, why="newer version of its lineage", by="learning")
+        for version in set(self._registry.challengers(self._name)) - set(self._teacher.artifacts):
+            self._registry.retire(self._name, version, why="replaced by a newer version", by="learning")
+        self._revision = self._registry.aliases(self._name).revision
+        return frames.sink(self._name.encode(), encode(announcement(self._registry, self._name)))
+
+    @staticmethod
+    def _at(signals: Sequence[Signal]) -> int | None:
+        return signals[-1].at if signals else None
+
+    def snapshot(self, _: bytes) -> bytes:
+        """Everything learned."""
+        return self._teacher.snapshot()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from a snapshot; the models in service come from the registry."""
+        self._teacher.restore(snapshot)
+        self._lineup = self._teacher.lineup
+        for version in (self._lineup.champion, *self._lineup.challengers):
+            if version not in self._teacher.artifacts:
+                self._teacher.artifacts[version] = self._registry.get(self._name, version)
+
+    def close(self, _: bytes) -> bytes:
+        """The operator ends."""
+        return b""
+
+
+def _lesson(taught: Taught) -> Lesson:
+    s = taught.served
+    row = np.frombuffer(s.row)
+    return Lesson(
+        taught.id, s.key, s.at, taught.known, taught.label, taught.presumed, s.weight, taught.source, s.versions,
+        s.scores, row,
+    )  # fmt: skip
+
+
+class Models:
+    """The models of a stage as they are announced: fetched and tried in a thread, taken up between two batches."""
+
+    def __init__(self, plan: Plan, name: str):
+        self._plan, self._name = plan, name
+        self._budget = float(duration(plan.workload.budget))
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        self._ready: tuple[Session | None, tuple[Session, ...]] | None = None
+        self._signals: list[Signal] = []
+        self._revision = -1
+
+    def announced(self, value: bytes, wait: bool) -> None:
+        """Take up an announcement; with `wait`, before this returns: there is no batch to hold up yet."""
+        try:
+            found = decode(value)
+        except ModelRejected as error:
+            self._refused(0, "announcement", error)
+            return
+        if found.workload != self._name or found.revision <= self._revision:
+            return
+        self._revision = found.revision
+        thread = threading.Thread(target=self._load, args=(found,), daemon=True, name="millrace-models")
+        thread.start()
+        if wait:
+            thread.join()
+
+    def _load(self, announced: Announcement) -> None:
+        wanted = [version for version in (announced.champion, *announced.challengers) if version is not None]
+        loaded: dict[str, Session] = {}
+        for version in wanted:
+            kept = self._sessions.get(version.version)
+            try:
+                loaded[version.version] = kept or admit(
+                    fetch(version), features=self._plan.names, budget_ms=self._budget
+                )
+            except MillraceError as error:
+                self._refused(announced.at, version.version, error)
+        champion = loaded.get(announced.champion.version) if announced.champion else None
+        if announced.champion is not None and champion is None:
+            return  # what serves stays
+        beside = tuple(loaded[c.version] for c in announced.challengers if c.version in loaded)
+        with self._lock:
+            if announced.revision == self._revision:  # else a newer one is on its way
+                self._sessions, self._ready = loaded, (champion, beside)
+
+    def _refused(self, at: int, model: str, error: MillraceError) -> None:
+        with self._lock:
+            self._signals.append(Signal("refused", self._name, at, {"model": model, "reason": str(error)}))
+
+    def take(self) -> tuple[tuple[Session | None, tuple[Session, ...]] | None, list[bytes]]:
+        """New models that are ready, once, and signals for the topic."""
+        if self._ready is None and not self._signals:
+            return None, []
+        with self._lock:
+            ready, self._ready = self._ready, None
+            signals, self._signals = self._signals, []
+        key = self._name.encode()
+        return ready, [frames.sink(key, encode_signal(signal)) for signal in signals]

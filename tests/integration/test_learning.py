@@ -1,0 +1,91 @@
+"""The learning loop on a cluster: outcomes become examples, examples models, and models serve, whatever is killed."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from models.registry import Registry, announcement
+from schemas.models import decode
+from schemas.topics import MODELS
+from streaming import kafka
+from streaming.commands.models import publish
+from streaming.simulator import Spec
+from streaming.workloads import Reference
+from tests.world import Data, World, wait
+
+pytestmark = pytest.mark.services
+Make = Callable[..., World]
+LEARNS = Reference("fraud", set={"learn": "true"})
+
+
+def test_loop_with_kills(world: Make) -> None:
+    """If this fails, an outcome is lost or learned twice when a TaskManager dies, or a model that was learned serves
+    nobody."""
+    data = Data.simulated(Spec(cards=300, terminals=600, days=24))
+    job = world(reference=LEARNS)
+    job.deploy()
+    job.publish(data.events, data.outcomes)
+    for share in (3, 2):
+        job.reach(len(data.events) // share)
+        job.kill("taskmanager-0")
+        job.mend()
+    job.decided(data.expected)
+    times = {json.loads(event)["id"]: json.loads(event)["at"] for event in data.events}
+    newest = max(times.values())
+    known = {o["event"]: o["at"] for o in map(json.loads, data.outcomes) if o["at"] < newest}
+    labels = {o["event"]: o["label"] for o in map(json.loads, data.outcomes)}
+    wait(
+        lambda: len({e["event"] for e in map(json.loads, job.everything(job.topics.examples))}) >= len(known),
+        60,
+        "examples",
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for example in map(json.loads, job.everything(job.topics.examples)):
+        assert found.setdefault(example["event"], example)["label"] == example["label"]
+        assert example["label"] == labels[example["event"]]
+        assert example["label_at"] == known[example["event"]]
+    assert found.keys() == known.keys()
+
+    signals = list(map(json.loads, job.everything(job.topics.signals)))
+    assert Counter(signal["kind"] for signal in signals)["refused"] == 0
+    made = {(s["at"], s["detail"]["version"]): s["detail"]["examples"] for s in signals if s["kind"] == "model"}
+    assert len(made) >= 10
+    for (at, _), examples in made.items():
+        assert examples == sum(time < at for time in known.values()), "an example was lost, or learned twice"
+
+    name = job.topics.name
+    registry = Registry(str(job.settings.home / "models"))
+    announced = [
+        decode(record.value or b"")
+        for batch in kafka.records(job.services.kafka, MODELS, until=kafka.end_offsets(job.services.kafka, MODELS))
+        for record in batch
+        if record.key == name.encode()
+    ]
+    assert announced[-1].revision == registry.aliases(name).revision
+    assert {v.version for v in announced[-1].challengers} == set(registry.challengers(name))
+
+    scored = {version for example in found.values() for version in example["scores"]}
+    assert any(version.startswith("fraud-forest") for version in scored), "no challenger was ever scored"
+
+
+def test_promotion_by_hand(world: Make, data: Data) -> None:
+    """If this fails, `millrace promote` changes the registry and nothing else, or a job forgets it on restart."""
+    job = world(reference=LEARNS)
+    job.deploy()
+    half = len(data.events) // 2
+    job.publish(data.events[:half], data.outcomes)
+    registry = Registry(str(job.settings.home / "models"))
+    name = job.topics.name
+    wait(lambda: bool(registry.challengers(name)), 60, "a challenger in the registry")
+    version = registry.challengers(name)[0]
+    registry.promote(name, version, why="test")
+    publish(job.services.kafka, announcement(registry, name))
+    job.publishing(data.events[half:], (), 500).finish()
+    job.decided(data.expected)
+    models = Counter(json.loads(value)["model"] for value in job.everything())
+    told = [signal for signal in map(json.loads, job.everything(job.topics.signals)) if signal["kind"] != "evaluation"]
+    assert len(models) > 1, f"only the model that was deployed decided: {told[-6:]}, {registry.history(name)[-4:]}"
+    assert all(model.startswith("fraud") for model in models)
