@@ -72,11 +72,10 @@ class Ours:
 
     name = "millrace"
 
-    def __init__(self, workload: str, stack: Stack, settings: Settings):
+    def __init__(self, reference: Reference, stack: Stack, settings: Settings):
         self._stack, self._settings = stack, settings
-        self._deployment = jobs.deployment(
-            Reference(workload), stack, settings, f"bench-{workload}-{secrets.token_hex(3)}"
-        )
+        name = f"bench-{reference.name}-{secrets.token_hex(3)}"
+        self._deployment = jobs.deployment(reference, stack, settings, name)
         topics = self._deployment.topics
         self.events, self.decisions, self.topics = topics.events, topics.decisions, topics.all()
         kafka.create_topics(stack.kafka, {name: {} for name in self.topics}, settings.parallelism)
@@ -142,16 +141,16 @@ class Raw:
 
 
 @contextmanager
-def systems(workload: str, stack: Stack, settings: Settings, beside_raw: bool) -> Iterator[list[Ours | Raw]]:
+def systems(reference: Reference, stack: Stack, settings: Settings, beside_raw: bool) -> Iterator[list[Ours | Raw]]:
     """The systems to measure; their topics are deleted at the end."""
-    if beside_raw and workload != "reference":
-        raise DefinitionError(f"--beside raw: the raw loop does what `reference` does, not {workload!r}")
+    if beside_raw and reference.name != "reference":
+        raise DefinitionError(f"--beside raw: the raw loop does what `reference` does, not {reference.name!r}")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as ends:
-        ours = Ours(workload, stack, settings)
+        ours = Ours(reference, stack, settings)
         ends.callback(kafka.delete_topics, stack.kafka, ours.topics)
         found: list[Ours | Raw] = [ours]
         if beside_raw:
-            model = resolve(Reference(workload)).model
+            model = resolve(reference).model
             assert isinstance(model, Artifact)  # `reference` has one
             raw = Raw(ours, model.onnx, stack.kafka, Path(folder))
             ends.callback(kafka.delete_topics, stack.kafka, raw.topics)
@@ -203,11 +202,11 @@ def _turn(system: System, workload: str, brokers: str, first: int, rate: float, 
 
 
 def latency(
-    workload: str, stack: Stack, settings: Settings, rate: float, seconds: float, beside_raw: bool, say: Say
+    reference: Reference, stack: Stack, settings: Settings, rate: float, seconds: float, beside_raw: bool, say: Say
 ) -> dict[str, Result]:
     """Latency from due to received, by system: `seconds` in all for each, in turns where there are two."""
     turns = max(2, round(seconds / 10)) if beside_raw else 1
-    with systems(workload, stack, settings, beside_raw) as found, ExitStack() as ends:
+    with systems(reference, stack, settings, beside_raw) as found, ExitStack() as ends:
         for system in found:
             say(f"starting {system.name}")
             system.start()
@@ -215,11 +214,11 @@ def latency(
         first, slices = 0, {system.name: list[Slice]() for system in found}
         for system in found:
             say(f"warming {system.name} for {WARM_SECONDS:.0f} s")
-            first += _turn(system, workload, stack.kafka, first, rate, WARM_SECONDS).sent
+            first += _turn(system, reference.name, stack.kafka, first, rate, WARM_SECONDS).sent
         for turn in range(turns):
             for system in found:
                 say(f"{system.name}: turn {turn + 1} of {turns}, {rate:,.0f} events a second")
-                taken = _turn(system, workload, stack.kafka, first, rate, seconds / turns)
+                taken = _turn(system, reference.name, stack.kafka, first, rate, seconds / turns)
                 slices[system.name].append(taken)
                 first += taken.sent
     return {name: _latency_figures(parts, rate) for name, parts in slices.items()}
@@ -239,15 +238,15 @@ def _latency_figures(parts: Sequence[Slice], rate: float) -> Result:
 
 
 def drain(
-    workload: str, stack: Stack, settings: Settings, count: int, beside_raw: bool, say: Say, rounds: int = 3
+    reference: Reference, stack: Stack, settings: Settings, count: int, beside_raw: bool, say: Say, rounds: int = 3
 ) -> dict[str, Result]:
     """Events a second through a topic that holds `count` before the system starts: the median of `rounds`."""
     figures: dict[str, list[Result]] = {}
     for number in range(rounds):
-        with systems(workload, stack, settings, beside_raw) as found:
+        with systems(reference, stack, settings, beside_raw) as found:
             for system in found:
                 say(f"round {number + 1} of {rounds}: filling {count:,} events for {system.name}")
-                _await(_spawn("send", load.Send(stack.kafka, system.events, workload, 0, count)), "sender", 600)
+                _await(_spawn("send", load.Send(stack.kafka, system.events, reference.name, 0, count)), "sender", 600)
                 say(f"round {number + 1} of {rounds}: draining them through {system.name}")
                 figures.setdefault(system.name, []).append(_drain(system, stack.kafka, count))
     return {name: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for name, runs in figures.items()}

@@ -82,8 +82,9 @@ class Job:
 
     sinks: output tag → topic; batch, batch_bytes: limits of one call of Python; poll: most records of one
     fetch; buffer_ms: how long Flink holds an unfilled network buffer; skew_ms: how far after its record's
-    timestamp an event time is believed; drift_ms: how far in event time one input may run ahead of another
-    while catching up, which bounds what waits in memory (0: any); start: where inputs are read from without
+    timestamp an event time is believed; drift_ms: how far in event time one partition may run ahead of another
+    while catching up (0: any): the records of that much time, and of the half second or so that it takes to hold
+    a partition back, are what waits in memory and in checkpoints; start: where inputs are read from without
     a savepoint; restarts: failures in a row after which the job gives up (None: never); settings: of Flink.
     """
 

@@ -45,22 +45,32 @@ class Read(msgspec.Struct, frozen=True):
     offsets: dict[int, int]
 
 
-STEP = {"reference": 0.1, "fraud": 9_000.0}
-"""Event time between two events of a full topic, ms: 10,000 a second, and 9,600 a day as in the simulator."""
+STEP = {"reference": 0.1, "fraud": 9_000.0, "anomaly": 100.0, "forecast": 3_600.0}
+"""Event time between two events of a full topic, ms: 10,000 a second, 9,600 a day as in the simulator, …"""
+
+SERIES, BEGIN = 1_000, 1_500_000_000_000
+"""Of the forecast's load: how many series, and when they begin."""
 
 
 def values(workload: str, first: int, count: int, start_ms: int, step: float) -> Iterator[tuple[bytes, bytes]]:
     """Keys and JSON values of a synthetic load from `start_ms` on, `step` ms apart, the same for the same numbers.
 
-    reference: 10,000 keys · fraud: 5,000 cards at 10,000 terminals. Ids are decimal numbers.
+    reference: 10,000 keys · fraud: 5,000 cards at 10,000 terminals · anomaly: 10,000 sensors · forecast: 1,000 series,
+    each an hour after its last, in the past. Ids are decimal numbers.
     """
+    if workload == "forecast":
+        yield from _hours(first, count)
+        return
     chance = np.random.default_rng(first)
     pick = chance.integers(0, 2**31, (count, 2))
     amount = np.round(chance.gamma(2.0, 25.0, count), 2)
     rows = zip(range(first, first + count), pick.tolist(), amount.tolist(), strict=True)
     for i, (a, b), value in rows:
         at = start_ms + int((i - first) * step)
-        if workload == "fraud":
+        if workload == "anomaly":
+            key = b"s%04d" % (a % 10_000)
+            yield key, b'{"id":"%d","at":%d,"sensor":"%s","value":%.2f}' % (i, at, key, value)
+        elif workload == "fraud":
             key = b"c%04d" % (a % 5000)
             yield (
                 key,
@@ -69,6 +79,18 @@ def values(workload: str, first: int, count: int, start_ms: int, step: float) ->
         else:
             key = b"k%04d" % (a % 10_000)
             yield key, b'{"id":"%d","at":%d,"key":"%s","value":%.2f}' % (i, at, key, value)
+
+
+def _hours(first: int, count: int) -> Iterator[tuple[bytes, bytes]]:
+    """Hourly series with a day's and a week's season, and noise."""
+    chance = np.random.default_rng(first)
+    number = np.arange(first, first + count)
+    hour = number // SERIES
+    value = 20 + 5 * np.sin(hour / 24 * 2 * np.pi) + 2 * np.sin(hour / 168 * 2 * np.pi) + chance.normal(size=count)
+    for i, x in zip(number.tolist(), value.tolist(), strict=True):
+        key = b"f%03d" % (i % SERIES)
+        at = BEGIN + i // SERIES * 3_600_000
+        yield key, b'{"id":"%d","at":%d,"series":"%s","value":%.3f}' % (i, at, key, x)
 
 
 def send(spec: Send) -> None:

@@ -8,9 +8,9 @@ import typer
 
 from schemas.errors import DefinitionError
 from streaming.commands import options
-from streaming.commands.options import Json
+from streaming.commands.options import Json, Set
 
-Workload = Annotated[str, typer.Argument(metavar="WORKLOAD", help="reference or fraud.")]
+Workload = Annotated[str, typer.Argument(metavar="WORKLOAD", help="reference, fraud, anomaly, forecast.")]
 
 
 class Beside(StrEnum):
@@ -30,6 +30,7 @@ def bench_command(
     seconds: Annotated[float, typer.Option(min=1, help="How long, after a warm-up.")] = 60.0,
     drain: Annotated[int | None, typer.Option(min=1000, help="Events in a full topic: measures throughput.")] = None,
     beside: Annotated[Beside | None, typer.Option(help="Take turns with a raw Kafka loop that does the same.")] = None,
+    set: Set = None,
     as_json: Json = False,
 ) -> None:
     """Measure a workload on the local stack, topic to topic, with JSON in and out.
@@ -38,20 +39,22 @@ def bench_command(
     Example: millrace bench fraud --drain 1000000 --json
     """
     from streaming import bench, settings, stack
+    from streaming.load import STEP
+    from streaming.workloads import refer
 
     if (rate is None) == (drain is None):
         raise DefinitionError("bench: say either --rate R (latency) or --drain N (throughput)")
-    if workload not in ("reference", "fraud"):
-        raise DefinitionError(f"bench {workload}: there is a load for reference and for fraud")
-    configured = settings.read()
+    if workload not in STEP:
+        raise DefinitionError(f"bench {workload}: there is a load for {', '.join(STEP)}")
+    configured, reference = settings.read(), refer(workload, options.overrides(set))
     services = stack.up(configured)
     with options.err.status("starting") as status:
         say = status.update if options.err.is_terminal else lambda text: options.err.print(text, highlight=False)
         if drain is not None:
-            figures = bench.drain(workload, services, configured, drain, beside is not None, say)
+            figures = bench.drain(reference, services, configured, drain, beside is not None, say)
         else:
             assert rate is not None
-            figures = bench.latency(workload, services, configured, rate, seconds, beside is not None, say)
+            figures = bench.latency(reference, services, configured, rate, seconds, beside is not None, say)
     result: dict[str, object] = dict(figures["millrace"])
     if beside is not None:
         result |= {"raw": figures["raw"], "ratios": bench.ratios(figures)}

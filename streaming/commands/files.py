@@ -57,7 +57,7 @@ def simulate_command(
 
 def replay_command(
     workload: Name,
-    events: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines.")],
+    events: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines or .csv.")],
     outcomes: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")] = None,
     out: Annotated[Path | None, typer.Option(dir_okay=False, help="Decisions, JSON lines.")] = None,
     examples: Annotated[Path | None, typer.Option(dir_okay=False, help="Features, outcomes; .parquet, .jsonl.")] = None,
@@ -94,7 +94,8 @@ def replay_command(
         bar, task = stack.enter_context(options.progress(f"replay {plan.workload.name}", total, as_json))
         written = _Writer(stack, out, last)
         writer = stack.enter_context(ExampleWriter(examples, plan.names, truth)) if examples else None
-        for step in replay.run(read_lines(events), read_lines(outcomes) if outcomes else ()):
+        values = options.read_events(events, plan.workload.event)
+        for step in replay.run(values, read_lines(outcomes) if outcomes else ()):
             written.write(step, truth)
             if writer is not None:
                 writer.write(step.events, step.decided.columns)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from schemas.errors import DefinitionError
 
 if TYPE_CHECKING:
+    from schemas.records import Event
     from streaming.plan import Plan
 
 T = TypeVar("T")
@@ -70,6 +71,15 @@ def count_lines(path: Path) -> int:
     """Lines of a file, for a progress bar."""
     with path.open("rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def read_events(path: Path, kind: "type[Event]") -> Iterator[bytes]:
+    """Events of a file: JSON lines, or a CSV file whose columns are the fields."""
+    if path.suffix.lower() == ".csv":
+        from streaming import tables
+
+        return tables.events(path, kind)
+    return read_lines(path)
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

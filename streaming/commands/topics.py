@@ -2,7 +2,7 @@
 
 import heapq
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -45,19 +45,20 @@ def lines(workload: "Workload", events: Path | None, outcomes: Path | None, topi
     """Records of both files in the order of event time (within each file: in its order), keyed as they must be."""
     parts = []
     if events is not None:
-        parts.append(_read(events, topics.events, workload.blocks[0].entity))
+        values = options.read_events(events, workload.event)
+        parts.append(_read(values, topics.events, workload.blocks[0].entity))
     if outcomes is not None:
-        parts.append(_read(outcomes, topics.outcomes, "event"))
+        parts.append(_read(read_lines(outcomes), topics.outcomes, "event"))
     return heapq.merge(*parts, key=lambda line: line.at)
 
 
-def _read(path: Path, topic: str, field: str) -> Iterator[Line]:
-    """Lines of `path`. One that has no key or time is published as it is: the job says what is wrong with it."""
+def _read(values: Iterable[bytes], topic: str, field: str) -> Iterator[Line]:
+    """Records of `values`. One that has no key or time is published as it is: the job says what is wrong with it."""
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
         msgspec.defstruct("KeyAndTime", [(field, str), ("at", int)])
     )
     at = 0
-    for value in read_lines(path):
+    for value in values:
         key = None
         try:
             record = decoder.decode(value)
@@ -69,7 +70,7 @@ def _read(path: Path, topic: str, field: str) -> Iterator[Line]:
 
 def publish_command(
     workload: Name,
-    events: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines.")] = None,
+    events: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines or .csv.")] = None,
     outcomes: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Records a second; default: no limit.")] = None,
     set: Set = None,

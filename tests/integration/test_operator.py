@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -309,6 +309,50 @@ def test_hold_outlives_a_crash(world: World, settings: Settings) -> None:
     found = world.decisions(lambda d: any(x["at"] == 595 for x in d))
     _told_in_order(found, 60)
     assert {d["at"] for d in found} == {10 * i + 5 for i in range(60)}
+
+
+def _fill(world: World, partition: int, times: Iterable[int]) -> None:
+    """Events of one card in one partition, each of which goes on to the next stage as a row."""
+    producer = Client({"bootstrap.servers": world.cluster.kafka})
+    for at in times:
+        card, value = event(f"p{partition}", at, "row")
+        producer.produce(world.topic("in"), json.dumps(value), card, partition)
+        producer.poll(0)
+    assert producer.flush() == 0
+
+
+def _two_stages(world: World, **changes: object) -> Job:
+    rows = Stage("rows", '{"rows": true}', Port("counter", Key("row"), 1), opener=OPENER)
+    return world.job(world.stage(), rows, **changes)
+
+
+def test_partitions_in_order(world: World) -> None:
+    """In a backfill a second stage takes events in the order of reading, not of time; or a live event waits."""
+    _fill(world, 0, range(0, 10_000, 2))
+    _fill(world, 1, range(1, 10_000, 2))
+    job = _two_stages(world)
+    id = world.start(job)
+    found = world.decisions(lambda d: len(d) >= 10_000)
+    assert [d["at"] for d in found] == list(range(10_000))
+    began = time.monotonic()
+    _fill(world, 0, [20_000])
+    world.decisions(lambda d: len(d) == 10_001)
+    assert time.monotonic() - began < 2, "waited for the other partition, where nothing is to come"
+    savepoint = flink.stop_with_savepoint(world.cluster.flink, id, world.folder.as_uri())
+    _fill(world, 1, [20_001])
+    world.start(_two_stages(world, savepoint=savepoint, parallelism=2))
+    assert world.decisions(lambda d: len(d) == 10_002)[-1]["seen"] == 5_001
+
+
+def test_drift(world: World) -> None:
+    """In a backfill a partition that is ahead in time is read on, and all of it waits in memory and checkpoints."""
+    _fill(world, 0, range(30_000))
+    _fill(world, 1, range(10**9, 10**9 + 30_000))
+    id = world.start(_two_stages(world, drift_ms=1000, batch=4))
+    found = world.decisions(lambda d: len(d) >= 60_000)
+    assert [d["at"] for d in found] == [*range(30_000), *range(10**9, 10**9 + 30_000)]
+    sizes = flink._call(world.cluster.flink, "GET", f"/jobs/{id}/checkpoints")["summary"]["state_size"]
+    assert sizes["max"] < 30_000 * 25, "found more than two thirds of what is ahead in a checkpoint"
 
 
 def kafka_values(world: World) -> list[bytes | None]:

@@ -29,7 +29,7 @@ final class Order {
     this.next = next;
   }
 
-  /** A partition's own order is that of its keys, also where its event times go back: it passes as one that does not. */
+  /** A partition's own order is that of its keys, so where its event times go back, those count that came before. */
   private static ToLongFunction<byte[]> inPartitions() {
     Map<Integer, Long> newest = new HashMap<>();
     return frame -> newest.merge(Frames.partition(frame), Frames.at(frame), Math::max);

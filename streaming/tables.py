@@ -1,0 +1,63 @@
+"""CSV files as events: the columns are named as the fields of an event, and each row becomes the JSON of one.
+
+`at` may be milliseconds since the epoch or a date and time (ISO 8601; UTC where it names no zone); a row without an
+`id` gets `row-N`. Columns that are no fields are kept, as text. An empty cell is a missing field.
+"""
+
+import csv
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from schemas.errors import DefinitionError
+from schemas.records import Event
+
+
+def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
+    """The rows of a CSV file with a header, as JSON values of `kind`; DefinitionError names line and column.
+
+    What is no number where a number belongs is passed on as it is: it becomes a dead letter with its reason.
+    """
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    texts = {field.name for field in info.fields if isinstance(field.type, msgspec.inspect.StrType)}
+    fields = {field.name for field in info.fields}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        header = rows.fieldnames or ()
+        missing = [f.name for f in info.fields if f.required and f.name not in (*header, "id")]
+        if missing:
+            raise DefinitionError(
+                f"{path}:1: found the columns {', '.join(header) or 'none'}, expected {missing[0]!r} among them "
+                f"({kind.__name__} has {', '.join(sorted(fields))})"
+            )
+        for number, row in enumerate(rows, start=1):
+            if None in row:
+                raise DefinitionError(f"{path}:{rows.line_num}: found more cells than the header has columns")
+            event: dict[str, object] = {"id": f"row-{number}"}
+            for name, cell in row.items():
+                if cell:
+                    event[name] = cell if name in texts or name not in fields else _value(name, cell)
+            yield msgspec.json.encode(event)
+
+
+def _value(name: str, cell: str) -> object:
+    if name == "at":
+        return _first(cell, int, lambda text: round(_utc(datetime.fromisoformat(text)).timestamp() * 1000))
+    return _first(cell, int, float)
+
+
+def _utc(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _first(cell: str, *readers: Callable[[str], int | float]) -> object:
+    """What the first of `readers` that can makes of `cell`; the cell itself where none can."""
+    for read in readers:
+        try:
+            return read(cell)
+        except ValueError:
+            continue
+    return cell

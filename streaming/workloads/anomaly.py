@@ -1,0 +1,73 @@
+"""Anomaly detection: is this reading of a sensor one that the sensor's own past explains?
+
+Every sensor has detectors of its own, which learn from each reading (`operators.anomaly`); the score is 1 - p among
+the sensor's recent ones, so that one threshold means the same rate of false alarms everywhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models import native
+from models.policy import DIGITS, Batch
+from operators import track
+from operators.anomaly import DETECTORS, FLAGS, STATES, Detector
+from schemas.anomaly import Reading, Verdict
+from schemas.decisions import Decision, Scored
+from schemas.errors import DefinitionError
+from streaming.workload import Workload
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """Alerts where a sensor's detector does. Reasons: `warming`, what is odd about the reading itself (`gap`, `late`,
+    `stuck` …), then, of an alert, the detectors that object most and the values that they object to."""
+
+    values: int
+    reasons: int = 3
+    actions = ("ok", "alert")
+
+    def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
+        """A `Scored` decision for each reading."""
+        alarm = batch.column("sensor_alarm") > 0.5
+        scores = np.round(batch.scores, DIGITS).tolist()
+        about = [
+            [STATES[int(state)]] * (state > 0) + [name for bit, name in enumerate(FLAGS) if int(flags) >> bit & 1]
+            for state, flags in zip(batch.column("sensor_state"), batch.column("sensor_flags"), strict=True)
+        ]
+        for row in np.flatnonzero(alarm).tolist():
+            about[row] += self._strongest(batch, row)
+        actions = [self.actions[found] for found in alarm.astype(int).tolist()]
+        rows = zip(batch.ids, batch.at.tolist(), batch.keys, scores, actions, about, strict=True)
+        return [
+            Scored(
+                id=id, workload=batch.workload, event=id, at=at, key=key, model=batch.model, degraded=False,
+                score=score, action=action, reasons=tuple(why),
+            )
+            for id, at, key, score, action, why in rows
+        ], actions  # fmt: skip
+
+    def _strongest(self, batch: Batch, row: int) -> list[str]:
+        first = batch.names.index(f"sensor_{DETECTORS[0]}")
+        named = list(DETECTORS)
+        named += [f"value:{name}" for name in batch.maps["values"][row].split("\0") if name]
+        found = batch.columns[row, first : first + len(DETECTORS) + self.values]
+        order = np.argsort(-found, kind="stable")[: self.reasons].tolist()
+        return [named[i] for i in order if found[i] > 0 and i < len(named)]
+
+
+def anomaly(alarms: str = "1/7d", values: int = 16, warming: int = 128) -> Workload:
+    """The workload: a sensor may give `alarms` false alarms a time, once it has had `warming` readings; a reading has
+    one value, or at most `values` (0: always one, with less state)."""
+    if values not in range(17):
+        raise DefinitionError(f"--set values={values}: expected 0 to 16")
+    return Workload(
+        name="anomaly",
+        event=Reading,
+        outcome=Verdict,
+        features=(track("sensor", Detector(alarms=alarms, values=values, warming=warming)),),
+        model=native("conformal-1", "sensor_score"),
+        policy=Alarms(values),
+        views=False,
+    )
