@@ -70,7 +70,7 @@ def _read(values: Iterable[bytes], topic: str, field: str) -> Iterator[Line]:
 
 def publish_command(
     workload: Name,
-    events: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Events, JSON lines or .csv.")] = None,
+    events: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Events: JSON lines, .csv.")] = None,
     outcomes: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Outcomes, JSON lines.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Records a second; default: no limit.")] = None,
     set: Set = None,
