@@ -10,24 +10,17 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, Protocol, TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifact import Artifact
-from models.exploration import by_chance
-from models.onnx import Session
-from models.policy import Batch
 from operators.join import Join, Label
 from operators.kernels.ids import hash_ids
 from operators.kernels.tables import Rows
-from schemas.codec import DeadLetter, Decoder, encode
-from schemas.decisions import Decision, Explored, Scored
-from schemas.errors import ModelRejected
+from schemas.codec import DeadLetter, Decoder
 from schemas.records import Event
 from schemas.time import duration
 from streaming.kernels import believable
-from streaming.plan import Plan, Stage, check_model, derive_columns
+from streaming.plan import Plan, Stage
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -296,132 +289,3 @@ class OutcomeIntake:
                 good.append(Truth(record.event, record.at, record.label, record.source))
                 kept.append(index)
         return good, kept, dead
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """Encoded decisions of a batch (None: the event only taught a state something), their actions, the scores f64[k] of
-    each model version, the champion's first, the columns f64[k, names] that they were made on, how many are degraded,
-    and the weight f64[k] that each has as an example (0: it waits for no outcome)."""
-
-    values: Sequence[bytes | None]
-    actions: Sequence[str]
-    versions: tuple[str, ...]
-    scored: tuple[F64, ...]
-    columns: F64
-    degraded: int
-    weight: F64
-
-    @property
-    def scores(self) -> F64:
-        """The champion's, f64[k]."""
-        return self.scored[0]
-
-
-class Decider:
-    """Features → scores → decisions: the end of the last stage."""
-
-    def __init__(self, plan: Plan, lookup: Lookup | None):
-        check_model(plan)
-        self.plan = plan
-        self._lookup = lookup
-        self._maps = [field.name for field in plan.workload.fields if field.room]
-        model = plan.workload.model
-        self._own = Session(model) if isinstance(model, Artifact) else None
-        self.take(None, ())
-
-    def take(self, champion: Session | None, challengers: Sequence[Session]) -> None:
-        """From the next batch on `champion` decides (None: the workload's own model), `challengers` are scored too."""
-        champion = champion or self._own
-        features = champion.artifact.features if champion else self.plan.workload.model.features
-        version = champion.artifact.version if champion else self.plan.workload.model.version
-        beside = tuple(c for c in challengers if c.artifact.version != version)
-        inputs = [self._positions(features), *(self._positions(c.artifact.features) for c in beside)]
-        self._serving = champion, beside, (version, *(c.artifact.version for c in beside)), features, inputs
-
-    @property
-    def version(self) -> str:
-        """The version that decides."""
-        return self._serving[2][0]
-
-    def _positions(self, features: Sequence[str]) -> list[int]:
-        missing = [name for name in features if name not in self.plan.names]
-        if missing:
-            raise ModelRejected(
-                f"model of workload {self.plan.workload.name!r}: reads {missing[0]!r}, which no feature provides; "
-                "train one on the features that there are"
-            )
-        return [self.plan.names.index(name) for name in features]
-
-    def columns(self, events: Events) -> tuple[F64, NDArray[np.bool_]]:
-        """Every column of `plan.names`, f64[k, names], and which rows are degraded, bool[k]."""
-        degraded = np.zeros(len(events.ids), np.bool_)
-        parts = [events.numbers, events.features]
-        for feature in self.plan.enriched:
-            keys = events.entities[[s.entity for s in self.plan.stages].index(feature.entity)]
-            if self._lookup is None:
-                parts.append(np.full((len(keys), 1), feature.default))
-                degraded[:] = True
-            else:
-                found, answered = self._lookup(feature.entity, keys, (feature.field,))
-                parts.append(np.where(np.isnan(found), feature.default, found))
-                degraded |= ~answered
-        return derive_columns(self.plan, events.at, np.concatenate(parts, axis=1)), degraded
-
-    def __call__(self, events: Events) -> Decided:
-        """Decide `events`, whose features are complete."""
-        if not events.ids:
-            none = np.empty(0)
-            return Decided([], [], ("",), (none,), np.empty((0, len(self.plan.names))), 0, none)
-        columns, degraded = self.columns(events)
-        champion, beside, versions, features, (read, *others) = self._serving
-        inputs = columns[:, read].astype(np.float32)
-        scores = champion.score(inputs) if champion else columns[:, read[0]]
-        shadows = (c.score(columns[:, read].astype(np.float32)) for c, read in zip(beside, others, strict=True))
-        decided, taken = self.plan.workload.policy.decide(
-            Batch(
-                workload=self.plan.workload.name,
-                model=versions[0],
-                ids=events.ids,
-                keys=events.entities[0],
-                at=events.at,
-                degraded=degraded,
-                scores=scores,
-                names=self.plan.names,
-                columns=columns,
-                inputs=features if champion else (),
-                contributions=lambda rows: (
-                    champion.contributions(inputs[rows]) if champion else np.empty((len(rows), 0))
-                ),
-                maps=dict(zip(self._maps, events.entities[len(self.plan.stages) :], strict=True)),
-            )
-        )
-        decisions, actions = list(decided), list(taken)
-        weight = self._explored(events.ids, decisions, actions)
-        values = [None if decision is None else encode(decision) for decision in decisions]
-        scored = (scores, *shadows)
-        return Decided(values, actions, versions, scored, columns, int(degraded.sum()), weight)
-
-    def _explored(self, ids: Sequence[str], decisions: list[Decision | None], actions: list[str]) -> F64:
-        """Let chance decide some of what is declined; returns what each event weighs as an example, f64[k]."""
-        rule = self.plan.workload.learning
-        if rule is None:
-            return np.zeros(len(ids))
-        names = self.plan.workload.policy.actions
-        quiet = np.array([action == names[0] for action in actions], np.bool_)
-        weight = np.ones(len(ids))
-        if rule.share < 1:
-            rows = np.flatnonzero(quiet)
-            waits = by_chance([ids[i] for i in rows.tolist()], rule.share, "examples")
-            weight[rows] = np.where(waits, 1 / rule.share, 0.0)
-        if rule.exploration is not None:
-            declined = np.array([action == names[-1] for action in actions], np.bool_)
-            chosen = rule.exploration.chosen(ids, declined)
-            weight *= rule.exploration.weight(declined, chosen)
-            for row in np.flatnonzero(chosen).tolist():
-                actions[row] = rule.exploration.action
-                decision = decisions[row]
-                if isinstance(decision, Scored):
-                    fields = msgspec.structs.asdict(decision) | {"action": rule.exploration.action}
-                    decisions[row] = Explored(**fields, explored=True)
-        return weight

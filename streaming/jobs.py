@@ -1,7 +1,7 @@
 """Plan → job: deploying a workload to a Flink cluster, and stopping it so that it can go on where it was."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,12 +82,8 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
         )
     learns = compiled.workload.learning is not None
     if learns:
-        last = compiled.stages[-1].entity
-        outcomes = Port(topics.outcomes, Key("json", "event"))
         stages[-1] = replace(stages[-1], control=MODELS)
-        served, taught = Port(last, Key("row"), frames.PENDING), Port(EXAMPLES, Key("row"), frames.LESSON)
-        stages.append(flink.Stage(EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=ttl))
-        stages.append(flink.Stage(LEARN, spec(resident.LEARN), taught, parallelism=1))
+        stages += _learning(compiled, topics, spec)
     timed = joined or learns or len(compiled.stages) > 1
     return Job(
         name=deployment.name,
@@ -111,6 +107,16 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
         delivery="exactly-once" if settings.delivery == "exactly-once" else "at-least-once",
         savepoint=savepoint,
     )
+
+
+def _learning(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> list[flink.Stage]:
+    """The stages of the learning loop: decisions wait for their outcomes, and examples are learned from."""
+    served = Port(compiled.stages[-1].entity, Key("row"), frames.PENDING)
+    outcomes, taught = Port(topics.outcomes, Key("json", "event")), Port(EXAMPLES, Key("row"), frames.LESSON)
+    return [
+        flink.Stage(EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled)),
+        flink.Stage(LEARN, spec(resident.LEARN), taught, parallelism=1),
+    ]
 
 
 def running(address: str, name: str) -> flink.Running | None:

@@ -3,22 +3,25 @@
 The twin on a cluster is `streaming.loop`. No example comes before its label was known, none twice.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.exploration import Cap
 from schemas.errors import ModelRejected
-from streaming.engine import Decided, Events, Truth
+from streaming.decider import Decided
+from streaming.engine import Events, Truth
 from streaming.plan import Plan
-from streaming.teacher import Lesson, Signal, Teacher
+from streaming.teacher import Lesson, Signal, Teacher, within
 
 Pending = tuple[str, int, float, tuple[str, ...], tuple[float, ...], NDArray[np.float64]]
 """Key, at, weight, versions, scores and row of a decision."""
 
 
 class Lessons:
-    """Decisions that wait for their outcome."""
+    """Decisions that wait for their outcome; `outcomes` in the order in which they became known."""
 
     def __init__(self, plan: Plan, outcomes: Sequence[Truth]):
         rule = plan.workload.learning
@@ -26,52 +29,60 @@ class Lessons:
         self._horizon, self._presume = rule.horizon, rule.presume
         self._outcomes = outcomes
         self._next = 0
+        self._seen: set[str] = set()
         self._pending: dict[str, Pending] = {}
+        self._expiring: list[tuple[int, str]] = []
         self._early: dict[str, Truth] = {}
-        self._ready: list[Lesson] = []
-        self.counts = {"waiting": 0, "dropped": 0, "unmatched": 0}
+        self._ready: dict[str, Lesson] = {}
 
     def served(self, events: Events, decided: Decided) -> None:
-        """Let the decisions that weigh something wait."""
-        rows = np.flatnonzero(decided.weight > 0).tolist()
+        """Let the decisions that weigh something wait; each once."""
+        rows = np.flatnonzero(decided.weight > 0)
         keys, at, weight = events.entities[0], events.at.tolist(), decided.weight.tolist()
         scores = list(zip(*(scores.tolist() for scores in decided.scored), strict=True))
-        for i in rows:
+        for i, row in zip(rows.tolist(), decided.columns[rows], strict=True):
             id = events.ids[i]
-            waiting = keys[i], at[i], weight[i], decided.versions, scores[i], decided.columns[i]
+            if id in self._seen:
+                continue
+            self._seen.add(id)
+            waiting = keys[i], at[i], weight[i], decided.versions, scores[i], row
             early = self._early.pop(id, None) if self._early else None
-            if early is None:
-                self._pending[id] = waiting
+            if early is not None and early.at <= at[i] + self._horizon:
+                self._tell(waiting, early)
             else:
-                self._ready.append(_lesson(id, waiting, max(early.at, at[i]), early.label, early.source))
+                self._pending[id] = waiting
+                heappush(self._expiring, (at[i] + self._horizon, id))
 
     def before(self, at: int) -> list[Lesson]:
         """Examples whose label was known before `at`, in the order in which it became known; each once."""
-        ready, self._ready = self._ready, []
         while self._next < len(self._outcomes) and self._outcomes[self._next].at < at:
             truth = self._outcomes[self._next]
             self._next += 1
-            waiting = self._pending.pop(truth.event, None)
-            if waiting is None:
-                self._early[truth.event] = truth  # of its event, or of none that waits
-            else:
-                ready.append(_lesson(truth.event, waiting, truth.at, truth.label, truth.source))
-        ready += self._expired(at)
-        ready.sort(key=lambda lesson: lesson.known)
-        return ready
+            self._expire(truth.at)
+            waiting, ready = self._pending.pop(truth.event, None), self._ready.get(truth.event)
+            if waiting is not None:
+                self._tell(waiting, truth)
+            elif ready is not None and truth.at <= ready.known:
+                self._ready[truth.event] = ready._replace(label=truth.label, source=truth.source)
+            elif truth.event not in self._seen:
+                self._early[truth.event] = truth  # the event is yet to come, or none that waits
+        self._expire(at)
+        found = [lesson for lesson in self._ready.values() if lesson.known < at]
+        for lesson in found:
+            del self._ready[lesson.id]
+        return sorted(found, key=lambda lesson: (lesson.known, lesson.id))
 
-    def _expired(self, now: int) -> Iterator[Lesson]:
-        """What has waited longer than the horizon."""
-        while self._pending:
-            id = next(iter(self._pending))
-            due = self._pending[id][1] + self._horizon
-            if due >= now:
-                return
-            waiting = self._pending.pop(id)
-            if self._presume is None:
-                self.counts["dropped"] += 1
-            else:
-                yield _lesson(id, waiting, due, self._presume, "", True)
+    def _tell(self, waiting: Pending, truth: Truth) -> None:
+        known = max(truth.at, waiting[1])
+        self._ready[truth.event] = _lesson(truth.event, waiting, known, truth.label, truth.source)
+
+    def _expire(self, now: int) -> None:
+        """Presume or drop what has waited longer than the horizon."""
+        while self._expiring and self._expiring[0][0] < now:
+            due, id = heappop(self._expiring)
+            waiting = self._pending.pop(id, None)
+            if waiting is not None and self._presume is not None:
+                self._ready[id] = _lesson(id, waiting, due, self._presume, "", True)
 
 
 def _lesson(id: str, waiting: Pending, known: int, label: bool, source: str, presumed: bool = False) -> Lesson:
@@ -90,15 +101,20 @@ class Refit:
         self._labels: list[NDArray[np.float64]] = []
         self._weights: list[NDArray[np.float64]] = []
         self._at: list[NDArray[np.int64]] = []
+        self._cap = Cap(teacher.rule.cap) if teacher.rule.cap else None
         self._due = 0
 
     def add(self, lessons: Sequence[Lesson]) -> list[Signal]:
         """Keep examples; fit where it is time, or where drift asks for it."""
-        self._rows.append(np.array([lesson.row for lesson in lessons])[:, self._columns].astype(np.float32))
+        now = lessons[-1].known
+        lessons = within(self._cap, lessons)
+        rows = np.array([lesson.row for lesson in lessons]).reshape(len(lessons), -1)
+        self._rows.append(
+            rows[:, self._columns].astype(np.float32) if lessons else np.empty((0, len(self._columns)), np.float32)
+        )
         self._labels.append(np.array([float(lesson.label) for lesson in lessons]))
         self._weights.append(np.array([lesson.weight for lesson in lessons]))
         self._at.append(np.array([lesson.at for lesson in lessons], np.int64))
-        now = lessons[-1].known
         self._due = self._due or now + self._every
         if now < self._due and not self._teacher.refit_wanted:
             return []

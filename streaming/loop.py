@@ -10,7 +10,6 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -18,14 +17,16 @@ import numpy as np
 from models.admission import admit
 from models.onnx import Session
 from models.registry import Registry, announcement, fetch
+from models.snapshot import pack, unpack
 from operators.examples import Due, ExampleJoin
 from schemas import frames
-from schemas.errors import MillraceError, ModelRejected
+from schemas.errors import ModelRejected, Unavailable
 from schemas.models import Announcement, decode, encode
 from schemas.time import duration
 from schemas.topics import Topics
 from streaming.arrivals import Arrivals
-from streaming.engine import Decided, Events, OutcomeIntake, Truth
+from streaming.decider import Decided
+from streaming.engine import Events, OutcomeIntake, Truth
 from streaming.observe import Loop
 from streaming.plan import Plan
 from streaming.teacher import Lesson, Signal, Teacher, encode_signal
@@ -162,31 +163,52 @@ class ExampleOperator:
         return b""
 
 
+class _Learned(msgspec.Struct, tag="learned/1"):
+    teacher: bytes
+    told: int  # revision of the lineup that was announced
+    verdicts: list[Signal]  # that were not
+    revision: int  # of the registry that was looked at
+
+
+BY = "learning"
+"""Who made a change in the registry that no one needs to follow."""
+
+
 class LearnOperator:
     """Examples → models, in the registry and on `millrace.models`; and what an operator should be told.
 
     The one place that changes who is champion without being asked; what people change in the registry meanwhile
-    (`millrace promote`, `rollback`, `freeze`) it takes up within a second.
+    (`millrace promote`, `rollback`, `freeze`) it takes up within a second. While the registry does not answer, it
+    learns on, and announces later.
     """
 
     def __init__(self, plan: Plan, topics: Topics, registry: str):
         self._name, self._teacher, self._own = topics.name, Teacher(plan), plan.workload.model.version
         self._registry = Registry(registry)
         self._loop = Loop(plan.workload.name)
-        self._lineup, self._looked, self._revision = self._teacher.lineup, 0.0, -1
+        self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
+        self._verdicts: list[Signal] = []
 
     def process(self, buffer: bytes) -> bytes:
         """Learn from one micro-batch."""
         request = frames.parse_request(buffer)
         lessons = [_lesson(_TAUGHT.decode(payload(record))) for record in request.records()]
-        signals = self._people() + self._teacher.add(lessons)
-        outputs = []
-        if self._teacher.lineup != self._lineup:
-            signals += self._people(look=0.0)
-            self._lineup = self._teacher.lineup
-            outputs.append((frames.MODEL, self._announce(signals)))
-        if signals:
-            signals.append(self._evaluated(signals[-1].at))
+        signals, outputs = list[Signal](), list[tuple[int, bytes]]()
+        at = lessons[-1].known if lessons else 0
+        try:
+            signals += self._people()
+        except Unavailable as error:
+            signals.append(Signal("unavailable", self._name, at, {"reason": str(error)}))
+        signals += self._teacher.add(lessons)
+        self._verdicts += [signal for signal in signals if signal.kind in ("promote", "rollback")]
+        try:
+            if self._teacher.lineup.revision != self._told:
+                signals += self._people(look=0.0)
+                outputs.append((frames.MODEL, self._announce(at)))
+            if signals:
+                signals.append(self._evaluated(signals[-1].at))
+        except Unavailable as error:
+            signals.append(Signal("unavailable", self._name, at, {"reason": str(error)}))
         key = self._name.encode()
         outputs += [(frames.SIGNAL, frames.sink(key, encode_signal(signal))) for signal in signals]
         length = np.full(len(request.handed), -1, np.int32)
@@ -212,42 +234,44 @@ class LearnOperator:
         found = self._registry.aliases(self._name)
         if found.revision == self._revision:
             return []
+        new = self._revision < 0 or found.frozen  # what is frozen is frozen, whoever made it champion
+        new = new or any(
+            change.revision > self._revision and change.by != BY and change.action in ("promoted", "rolled back")
+            for change in self._registry.history(self._name)
+        )
         self._revision = found.revision
-        return self._teacher.follow(found.champion, found.frozen, found.at)
+        return self._teacher.follow((found.champion or self._own) if new else None, found.frozen, found.at)
 
-    def _announce(self, signals: Sequence[Signal]) -> bytes:
+    def _announce(self, at: int) -> bytes:
         """Register new versions, move the aliases as the verdicts say, and tell everyone."""
-        lineup, artifacts = self._teacher.lineup, self._teacher.artifacts
+        lineup, artifacts, now = self._teacher.lineup, self._teacher.artifacts, self._registry.aliases(self._name)
+        champion = now.champion or self._own
         for version in (lineup.champion, *lineup.challengers):
-            if version in artifacts and version != self._own:
-                self._registry.register(self._name, artifacts[version], by="learning", at=self._at(signals))
-        now = self._registry.aliases(self._name)
-        for signal in signals:
-            if signal.kind in ("promote", "rollback") and not now.frozen:
-                why = f"{signal.kind} by test: {signal.detail}"
-                self._registry.promote(self._name, str(signal.detail["version"]), why=why, by="learning", at=signal.at)
-        if self._registry.champion(self._name) not in (lineup.champion, None):
-            self._registry.promote(self._name, lineup.champion, why="newer version of its lineage", by="learning")
-        for version in set(self._registry.challengers(self._name)) - set(self._teacher.artifacts):
-            self._registry.retire(self._name, version, why="replaced by a newer version", by="learning")
-        self._revision = self._registry.aliases(self._name).revision
-        return frames.sink(self._name.encode(), encode(announcement(self._registry, self._name)))
-
-    @staticmethod
-    def _at(signals: Sequence[Signal]) -> int | None:
-        return signals[-1].at if signals else None
+            if version in artifacts and version not in (champion, *now.challengers):
+                self._registry.register(self._name, artifacts[version], parent=champion, by=BY, at=at)
+        newer = self._teacher.lineage(champion) == self._teacher.lineage(lineup.champion)
+        if champion != lineup.champion and not now.frozen and (newer or self._verdicts):
+            why = "newer version of its lineage"
+            if self._verdicts:
+                why = f"{self._verdicts[-1].kind} by test: {self._verdicts[-1].detail}"
+            self._registry.promote(self._name, lineup.champion, why=why, by=BY, at=at)
+        for version in self._registry.challengers(self._name):
+            gone = version not in (lineup.champion, *lineup.challengers)
+            if gone and self._teacher.lineage(version) in self._teacher.made:
+                self._registry.retire(self._name, version, why="replaced by a newer version", by=BY, at=at)
+        value = encode(announcement(self._registry, self._name))
+        self._told, self._verdicts = lineup.revision, []
+        return frames.sink(self._name.encode(), value)
 
     def snapshot(self, _: bytes) -> bytes:
         """Everything learned."""
-        return self._teacher.snapshot()
+        return pack(_Learned(self._teacher.snapshot(), self._told, self._verdicts, self._revision))
 
     def restore(self, snapshot: bytes) -> None:
-        """Go on from a snapshot; the models in service come from the registry."""
-        self._teacher.restore(snapshot)
-        self._lineup = self._teacher.lineup
-        for version in (self._lineup.champion, *self._lineup.challengers):
-            if version not in self._teacher.artifacts:
-                self._teacher.artifacts[version] = self._registry.get(self._name, version)
+        """Go on from a snapshot; the registry has the models."""
+        state = unpack(snapshot, _Learned)
+        self._teacher.restore(state.teacher)
+        self._told, self._verdicts, self._revision = state.told, state.verdicts, state.revision
 
     def close(self, _: bytes) -> bytes:
         """The operator ends."""
@@ -270,10 +294,10 @@ class Models:
         self._plan, self._name = plan, name
         self._budget = float(duration(plan.workload.budget))
         self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
         self._ready: tuple[Session | None, tuple[Session, ...]] | None = None
         self._signals: list[Signal] = []
-        self._revision = -1
+        self._revision = self._taken = -1
 
     def announced(self, value: bytes, wait: bool) -> None:
         """Take up an announcement; with `wait`, before this returns: there is no batch to hold up yet."""
@@ -291,25 +315,30 @@ class Models:
             thread.join()
 
     def _load(self, announced: Announcement) -> None:
+        with self._loading:  # one at a time; an older one that is good counts where a newer one is refused
+            if announced.revision > self._taken:
+                self._try(announced)
+
+    def _try(self, announced: Announcement) -> None:
         wanted = [version for version in (announced.champion, *announced.challengers) if version is not None]
         loaded: dict[str, Session] = {}
         for version in wanted:
             kept = self._sessions.get(version.version)
+            kept = kept if kept and kept.artifact.sha256 == version.sha256 else None
             try:
                 loaded[version.version] = kept or admit(
                     fetch(version), features=self._plan.names, budget_ms=self._budget
                 )
-            except MillraceError as error:
+            except Exception as error:  # of any kind: nobody waits for this thread, and what serves stays
                 self._refused(announced.at, version.version, error)
         champion = loaded.get(announced.champion.version) if announced.champion else None
         if announced.champion is not None and champion is None:
-            return  # what serves stays
+            return
         beside = tuple(loaded[c.version] for c in announced.challengers if c.version in loaded)
         with self._lock:
-            if announced.revision == self._revision:  # else a newer one is on its way
-                self._sessions, self._ready = loaded, (champion, beside)
+            self._taken, self._sessions, self._ready = announced.revision, loaded, (champion, beside)
 
-    def _refused(self, at: int, model: str, error: MillraceError) -> None:
+    def _refused(self, at: int, model: str, error: Exception) -> None:
         with self._lock:
             self._signals.append(Signal("refused", self._name, at, {"model": model, "reason": str(error)}))
 

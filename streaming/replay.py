@@ -16,20 +16,8 @@ from numpy.typing import NDArray
 from models.onnx import Session
 from operators.join import Label
 from schemas.codec import DeadLetter
-from streaming.engine import (
-    Decided,
-    Decider,
-    Events,
-    Intake,
-    Joiner,
-    Labels,
-    Lookup,
-    OutcomeIntake,
-    Truth,
-    no_labels,
-    to_labels,
-    update,
-)
+from streaming.decider import Decided, Decider
+from streaming.engine import Events, Intake, Joiner, Labels, Lookup, OutcomeIntake, Truth, no_labels, to_labels, update
 from streaming.lessons import Lessons, Refit
 from streaming.plan import Plan, Stage
 from streaming.teacher import Signal, Teacher

@@ -20,7 +20,8 @@ from schemas.codec import DeadLetter
 from schemas.frames import Request
 from schemas.topics import Topics
 from streaming.arrivals import Arrivals
-from streaming.engine import Decider, Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
+from streaming.decider import Decider
+from streaming.engine import Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
 from streaming.kernels import read_words
 from streaming.loop import ExampleOperator, LearnOperator, Models, pending
 from streaming.plan import Plan, Stage, plan

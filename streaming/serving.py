@@ -16,7 +16,8 @@ from operators.redis import Lookup
 from operators.views import Views
 from schemas.codec import DeadLetter
 from streaming import observe
-from streaming.engine import Decided, Events
+from streaming.decider import Decided
+from streaming.engine import Events
 from streaming.engine import Lookup as Read
 from streaming.plan import Plan, Stage
 

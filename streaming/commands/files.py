@@ -81,12 +81,9 @@ def replay_command(
 
     plan = options.compiled(workload, set)
     check_model(plan)
-    if examples is not None and outcomes is None:
-        raise DefinitionError("--examples: an example needs its outcome; add --outcomes FILE")
-    truth = _truth(outcomes) if outcomes else {}
     teach = plan.workload.learning is not None and outcomes is not None
-    if refit is not None and not teach:
-        raise DefinitionError("--refit: expected a workload that learns (as `--set learn=true`), and --outcomes")
+    _check_outcomes(outcomes is not None, examples is not None, refit is not None, teach)
+    truth = _truth(outcomes) if outcomes else {}
     replay = Replay(plan, time.time_ns() // 1_000_000, teach=teach, refit=duration(refit) if refit else 0)
     total = options.count_lines(events)
     began = time.perf_counter()
@@ -108,6 +105,14 @@ def replay_command(
     if replay.teacher is not None:
         result["learning"] = replay.teacher.report()
     options.show(result, as_json, "\n".join(f"{name:<20}{value}" for name, value in result.items()))
+
+
+def _check_outcomes(given: bool, examples: bool, refit: bool, teach: bool) -> None:
+    """What needs outcomes must have them."""
+    if examples and not given:
+        raise DefinitionError("--examples: an example needs its outcome; add --outcomes FILE")
+    if refit and not teach:
+        raise DefinitionError("--refit: expected a workload that learns (as `--set learn=true`), and --outcomes")
 
 
 def _truth(path: Path) -> "Truth":
