@@ -22,7 +22,8 @@ from streaming.workload import Workload
 @dataclass(frozen=True)
 class Alarms:
     """Alerts where a sensor's detector does. Reasons: `warming`, what is odd about the reading itself (`gap`, `late`,
-    `stuck` …), then, of an alert, the detectors that object most and the values that they object to."""
+    `stuck` …), then, of an alert, the detectors that object most and the values that they object to, or `unusual` where
+    none does alone."""
 
     values: int
     reasons: int = 3
@@ -32,10 +33,11 @@ class Alarms:
         """A `Scored` decision for each reading."""
         alarm = batch.column("sensor_alarm") > 0.5
         scores = np.round(batch.scores, DIGITS).tolist()
-        about = [
-            [STATES[int(state)]] * (state > 0) + [name for bit, name in enumerate(FLAGS) if int(flags) >> bit & 1]
-            for state, flags in zip(batch.column("sensor_state"), batch.column("sensor_flags"), strict=True)
-        ]
+        states, flags = (batch.column(f"sensor_{name}").astype(np.int64) for name in ("state", "flags"))
+        about: list[list[str]] = [[] for _ in batch.ids]
+        for row in np.flatnonzero(states | flags).tolist():
+            about[row] += [STATES[states[row]]] if states[row] else []
+            about[row] += [name for bit, name in enumerate(FLAGS) if flags[row] >> bit & 1]
         for row in np.flatnonzero(alarm).tolist():
             about[row] += self._strongest(batch, row)
         actions = [self.actions[found] for found in alarm.astype(int).tolist()]
@@ -54,7 +56,7 @@ class Alarms:
         named += [f"value:{name}" for name in batch.maps["values"][row].split("\0") if name]
         found = batch.columns[row, first : first + len(DETECTORS) + self.values]
         order = np.argsort(-found, kind="stable")[: self.reasons].tolist()
-        return [named[i] for i in order if found[i] > 0 and i < len(named)]
+        return [named[i] for i in order if found[i] > 0 and i < len(named)] or ["unusual"]
 
 
 def anomaly(alarms: str = "1/7d", values: int = 16, warming: int = 128) -> Workload:
