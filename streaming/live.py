@@ -7,9 +7,9 @@ Latency is the broker's append time of a decision minus its append time of the e
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import TracebackType
 from typing import Self
@@ -21,13 +21,25 @@ from schemas.decisions import Scored
 from schemas.errors import DefinitionError
 from schemas.topics import Topics
 from streaming import kafka
-from streaming.simulator import BOOK_START, DAY, Frauds, Record, Spec, stream
+from streaming.course import Course
+from streaming.simulator import BOOK_START, DAY, Frauds, Record, Spec
 
-DAYS_A_SECOND = 0.55
-"""Simulated days that pass in a second, about: labels, 7 days late, would be there after 13 seconds."""
+DAYS_A_SECOND = 1.05
+"""Simulated days that pass in a second, about, in runs of minutes: labels, 7 days late, are there after 7 seconds."""
+
+DAYS = 1000
+"""Simulated days that a longer run takes at most, about: its days pass more slowly."""
 
 HISTORY = 26.0
-"""Seconds of the stream that are published at once, before anything is shown: two weeks, half of them with labels."""
+"""Seconds of the stream that are published at once, before anything is shown: four weeks, three of them with labels."""
+
+DRIFT, LIMIT = 0.45, 110.0
+"""The share of a run after which frauds change: from then on every payment above the limit is one; it was 220 before.
+So much of the run is left that the labels of that time, models that learned them, and the labels of what those decided
+all come within it."""
+
+TRANSACTIONS = 1.9
+"""Transactions of a card in a day, about."""
 
 RECENT = 3.0
 """Seconds that rates and latencies of the view cover."""
@@ -41,6 +53,10 @@ class _Event(msgspec.Struct):
 
 class _Time(msgspec.Struct):
     at: int
+
+
+Offsets = Mapping[str, dict[int, int]]
+"""Of topics and their partitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +179,17 @@ class Pace:
 class Live:
     """One run: threads that publish a stream and read what comes of it. Use it in `with`."""
 
-    def __init__(self, brokers: str, topics: Topics, tally: Tally) -> None:
-        """Begins to read the topics of the workload where they end now."""
-        self.tally = tally
+    def __init__(self, brokers: str, topics: Topics, tally: Tally, course: Course, since: Offsets) -> None:
+        """Begins to read the topics of the workload where they end now; those that `since` names, from there."""
+        self.tally, self.course = tally, course
         self.began: float | None = None  # time.monotonic() of the steady stream's start
         self._brokers, self._topics = brokers, topics
         self._halt, self._over = threading.Event(), threading.Event()
-        takers = {topics.events: tally.event, topics.decisions: tally.decision, topics.deadletters: tally.deadletter}
-        offsets = {topic: kafka.end_offsets(brokers, topic) for topic in takers}
+        takers = {
+            topics.events: tally.event, topics.decisions: tally.decision, topics.deadletters: tally.deadletter,
+            topics.examples: course.example, topics.signals: course.signal,
+        }  # fmt: skip
+        offsets = {topic: since.get(topic) or kafka.end_offsets(brokers, topic) for topic in takers}
         self._pool = ThreadPoolExecutor(len(takers) + 1)
         self._work = [self._pool.submit(self._read, topic, offsets[topic], take) for topic, take in takers.items()]
 
@@ -274,12 +293,14 @@ def newest(brokers: str, topic: str) -> int | None:
 def calendar(before: int | None, rate: float, seconds: float, now: int) -> Spec:
     """The simulated world of a run: cards and terminals, and days that go on after the event time `before` (ms).
 
-    There are as many cards as events a second, so that a day is over in two seconds, and both windows and labels
-    that are days late mean something within a minute. Frauds are some three times as frequent as in the book's data.
-    DefinitionError where the calendar would run into the future of `now` (ms).
+    There are half as many cards as events a second, so that a day is over in one, and both windows and labels
+    that are days late mean something within a minute. Frauds are some six times as frequent as in the book's data,
+    and change on a day of their own. DefinitionError where the calendar would run into the future of `now` (ms).
     """
     start = BOOK_START if before is None else (before // DAY + 1) * DAY
-    days = int((seconds + HISTORY) * DAYS_A_SECOND) + 3
+    cards = max(50, round(rate / TRANSACTIONS / min(DAYS_A_SECOND, DAYS / seconds)))
+    pace = rate / TRANSACTIONS / cards  # days a second
+    days = int((seconds + HISTORY) * pace * 1.05) + 3
     if start + days * DAY > now:
         known = time.strftime("%Y-%m-%d", time.gmtime((before or 0) / 1000))
         raise DefinitionError(
@@ -288,17 +309,17 @@ def calendar(before: int | None, rate: float, seconds: float, now: int) -> Spec:
             "MILLRACE_HOME=/tmp/millrace-demo millrace demo"
         )
     later = (start - BOOK_START) // DAY  # days that runs before this one took: other draws for other days
-    cards = max(50, round(rate))
+    frauds, day = Frauds(terminals=1, cards=1), round((HISTORY + DRIFT * seconds) * pace)
     return Spec(
-        cards=cards, terminals=max(1000, 2 * cards), days=days, start=start, frauds=Frauds(terminals=1, cards=1),
+        cards=cards, terminals=max(1000, 2 * cards), days=days, start=start, frauds=frauds,
+        drift=((day, replace(frauds, amount_above=LIMIT)),),
         transaction_seed=later * 7919 % 2**31, fraud_seed=later * 7919 % 2**31,
     )  # fmt: skip
 
 
-def traffic(brokers: str, topic: str, rate: float, seconds: float, prefix: str) -> Iterator[Record]:
-    """Simulated card traffic, `rate` events a second, that goes on where `topic` ends; ids begin with `prefix`."""
-    world = calendar(newest(brokers, topic), rate, seconds, time.time_ns() // 1_000_000)
-    return stream(world, rate, prefix=prefix)
+def injected(world: Spec) -> int:
+    """Event time (ms) from which on frauds are others."""
+    return world.start + world.drift[0][0] * DAY
 
 
 def publish(producer: kafka.Producer, topics: Topics, record: Record) -> None:

@@ -13,20 +13,18 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group, RenderableType
 from rich.live import Live as Screen
-from rich.table import Table
-from rich.text import Text
 
 from schemas.errors import DefinitionError, MillraceError, Unavailable
 from streaming import settings as configuration
 from streaming import stack
-from streaming.commands import options
+from streaming.commands import options, screen
 from streaming.commands.options import Json
 from streaming.commands.stack import Steps
 
 if TYPE_CHECKING:
-    from streaming.live import Live, Pace, Summary, Tally
+    from streaming.course import Course
+    from streaming.live import Live, Offsets, Pace, Summary, Tally
     from streaming.settings import Settings
     from streaming.simulator import Record
     from streaming.workload import Workload
@@ -34,8 +32,9 @@ if TYPE_CHECKING:
 FIRST = 120.0  # seconds that the first decision may take: a job without savepoint reads its whole topic first
 PATIENCE = 10.0  # seconds without any progress after which what has not come is lost
 LINES = 5.0  # seconds between two lines of progress where there is no terminal
-BARS = "▁▂▃▄▅▆▇█"
-SIMULATED = ("fraud",)
+SIMULATED = {"fraud": {"learn": "true", "model": "rule", "compile": "3d"}}
+"""Workloads that can be simulated, and what a demo overrides: it starts with a weak model; and every simulated day,
+one a second, would be too often for new ones, each of which is tried in a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class Site:
     stack: stack.Stack
     traffic: "Iterator[Record]"
     tally: "Tally"
+    course: "Course"
+    since: "Offsets"
     job_was_up: bool
 
 
@@ -80,11 +81,12 @@ def demo_command(
             print(json.dumps(asdict(summary)), flush=True)
         else:
             options.out.print(_told(summary, waited), highlight=False)
+            options.out.print(_learned(site, chosen), highlight=False, markup=False, soft_wrap=True)
         if summary.lost:
             found = f"{summary.lost:,} events without a decision, and no progress for {PATIENCE:.0f} s; {_job(site)}"
             options.err.print(found, highlight=False, markup=False)
     if not as_json:
-        options.out.print(_next(workload, keep or site.job_was_up, stack_was_up), highlight=False)
+        options.out.print(_next(workload, keep or site.job_was_up, stack_was_up), highlight=False, soft_wrap=True)
     if summary.lost:
         raise typer.Exit(1)
 
@@ -113,21 +115,26 @@ def _deploy(
 ) -> Site:
     """The simulated traffic's history published, and the job deployed where none runs; `undo` stops that one."""
     from streaming import jobs, kafka, live
+    from streaming.course import Course
+    from streaming.simulator import stream
     from streaming.workloads import refer
 
-    deployment = jobs.deployment(refer(name, {}), found, chosen)
+    deployment = jobs.deployment(refer(name, SIMULATED[name]), found, chosen)
     workload, topics = deployment.plan.workload, deployment.topics
     job_was_up = jobs.running(found.flink, deployment.name) is not None
     prefix = f"{secrets.token_hex(4)}-"
-    with options.err.status(f"deploying {name}, with two simulated weeks before it"):
+    with options.err.status(f"deploying {name}, with simulated weeks before it"):
         kafka.create_topics(found.kafka, {topic: {} for topic in topics.all()}, chosen.parallelism)
-        whole = live.traffic(found.kafka, topics.events, *pace, prefix)
-        before, traffic = live.history(found.kafka, topics, whole)
+        world = live.calendar(live.newest(found.kafka, topics.events), *pace, time.time_ns() // 1_000_000)
+        since = {topic: kafka.end_offsets(found.kafka, topic) for topic in (topics.examples, topics.signals)}
+        before, traffic = live.history(found.kafka, topics, stream(world, pace[0], prefix=prefix))
         if not job_was_up:
             if undo is not None:
                 undo.callback(_stop_job, deployment.name, found, chosen)
             jobs.deploy(deployment, found, chosen)
-    return Site(workload, found, traffic, live.Tally(prefix, workload.policy.actions[-1], before), job_was_up)
+    tally = live.Tally(prefix, workload.policy.actions[-1], before)
+    course = Course(prefix, workload.model, live.injected(world))
+    return Site(workload, found, traffic, tally, course, since, job_was_up)
 
 
 def _import() -> None:
@@ -158,7 +165,7 @@ def _run(site: Site, seconds: float, as_json: bool, began: float) -> "tuple[Summ
     """Send, show and wait for the rest; returns the summary, and the seconds from `began` to the first decision."""
     from streaming.live import Live
 
-    with Live(site.stack.kafka, site.workload.topics, site.tally) as live:
+    with Live(site.stack.kafka, site.workload.topics, site.tally, site.course, site.since) as live:
         try:
             live.send(site.traffic, seconds)
             _await_first(live, site)
@@ -204,13 +211,14 @@ def _report(live: "Live", seconds: float, as_json: bool) -> None:
         if time.monotonic() - said >= LINES and (not as_json or options.err.is_terminal):
             said = time.monotonic()
             line = f"{live.seconds:3.0f} of {seconds:.0f} s  {_counts(live, pace)}"
-            console.print(line, highlight=False, soft_wrap=True)
+            learned = f"   {screen.learning(live.course, live.tally.at)}"
+            console.print(f"{line}\n{learned}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _counts(live: "Live", pace: "Pace") -> str:
     tally = live.tally
     actions = ", ".join(f"{name} {count:,}" for name, count in sorted(tally.actions.items()))
-    latency = f"p50 {_ms(pace.p50)}  p99 {_ms(pace.p99)}"
+    latency = f"p50 {screen.ms(pace.p50)}  p99 {screen.ms(pace.p99)}"
     return f"{pace.events:,.0f} events/s  {pace.decisions:,.0f} decisions/s  {latency}  {actions}"
 
 
@@ -219,41 +227,13 @@ def _watch(live: "Live", seconds: float, as_json: bool) -> None:
     from streaming.live import Pace
 
     pace, history = Pace(live.tally), list[float]()
-    with Screen(console=options.out, auto_refresh=False) as screen:
+    with Screen(console=options.out, auto_refresh=False) as shown:
         while live.sending:
             time.sleep(0.25)
             live.check()
             pace.look()
             history.append(pace.decisions)
-            screen.update(view(live, pace, history, seconds), refresh=True)
-
-
-def view(live: "Live", pace: "Pace", history: list[float], seconds: float) -> RenderableType:
-    """One frame of the live view."""
-    tally = live.tally
-    day = time.strftime("%A %Y-%m-%d %H:%M", time.gmtime(tally.at / 1000))
-    passed = f"  {min(live.seconds, seconds):.0f} of {seconds:.0f} s   simulated {day}"
-    head = Text.assemble(("Millrace", "bold"), passed)
-    figures = Table.grid(padding=(0, 3))
-    figures.add_row("events/s", "decisions/s", "latency p50", "p99", "decided", "dead letters", style="dim")
-    figures.add_row(
-        f"{pace.events:,.0f}", f"{pace.decisions:,.0f}", _ms(pace.p50), _ms(pace.p99),
-        f"{len(tally.decided):,}", f"{len(tally.dead):,}", style="bold",
-    )  # fmt: skip
-    top = max(max(history, default=0.0), 1.0)
-    spark = "".join(BARS[min(int(value / top * 7.99), 7)] for value in history[-60:])
-    actions = Text("   ".join(f"{name} {count:,}" for name, count in sorted(tally.actions.items())))
-    latest = Table("score", "key", "simulated time", "reasons, strongest first", box=None, header_style="dim")
-    for decision in list(tally.latest):
-        when = time.strftime("%m-%d %H:%M:%S", time.gmtime(decision.at / 1000))
-        latest.add_row(f"{decision.score:.3f}", decision.key, when, ", ".join(decision.reasons))
-    note = Text("latency: from Kafka's stamp of the event to its stamp of the decision, last 3 s", "dim")
-    title = Text(f"Latest to {tally.alarm}" if tally.latest else f"Nothing to {tally.alarm} yet", "bold red")
-    return Group(head, Text(), figures, Text(spark, "green"), actions, note, Text(), title, latest)
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} ms"
+            shown.update(screen.view(live, pace, history, seconds), refresh=True)
 
 
 def _told(summary: "Summary", waited: float | None) -> str:
@@ -261,19 +241,32 @@ def _told(summary: "Summary", waited: float | None) -> str:
     text = (
         f"\n{s.events:,} events: {s.decisions:,} decisions, {s.deadletters:,} dead letters, {s.lost:,} lost, "
         f"{s.repeated:,} repeated\n"
-        f"latency topic to topic (Kafka's stamps, whole run): p50 {_ms(s.p50_ms)}, p99 {_ms(s.p99_ms)}\n"
+        f"latency topic to topic (Kafka's stamps, whole run): p50 {screen.ms(s.p50_ms)}, p99 {screen.ms(s.p99_ms)}\n"
     )
     return text if waited is None else f"{text}first decision {waited:.1f} s after the start of the command\n"
+
+
+def _learned(site: Site, chosen: "Settings") -> str:
+    """What was learned, in words, and where the picture of it is."""
+    from streaming import plot
+
+    course, path = site.course, chosen.home / "demo.svg"
+    path.write_text(plot.draw(course, f"{site.workload.name}: starts with {course.start}"))
+    lines = [f"{len(course.learned):,} labels learned, {course.models} models compiled; started with {course.start}"]
+    lines += [*map(screen.happened, course.changes), *screen.drift(course, site.tally.at)]
+    lines += [f"{course.refused} models refused: {site.workload.topics.signals} says why"] if course.refused else []
+    return "\n".join([*lines, f"average precision by model over time: {path}", ""])
 
 
 def _next(name: str, job_is_up: bool, stack_is_up: bool) -> str:
     """Three commands that work now, one after the other."""
     millrace = "millrace" if shutil.which("millrace") else sys.argv[0]
     tail = f"tail {name} --from-beginning --limit 3"
+    deploy = f"deploy {name} " + " ".join(f"--set {key}={value}" for key, value in SIMULATED[name].items())
     if job_is_up:
         commands = [tail, f"stop {name}", "down"]
     elif stack_is_up:
-        commands = [tail, f"describe {name}", f"deploy {name}"]
+        commands = [tail, f"describe {name}", deploy]
     else:
-        commands = ["up", tail, f"deploy {name}"]
+        commands = ["up", tail, deploy]
     return "Next:\n" + "\n".join(f"  {millrace} {command}" for command in commands)

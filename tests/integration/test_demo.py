@@ -54,6 +54,9 @@ def test_from_nothing_and_again(home: Settings) -> None:
     """`make demo` does not work on a new machine, leaves services behind, or works only once."""
     first = run(home, "demo", "--seconds", "3", "--rate", "200")
     assert "600 events: 600 decisions, 0 dead letters, 0 lost, 0 repeated" in first
+    assert "started with fraud-rule (amount, card_amount_mean_7d)" in first
+    assert "drift injected on " in first
+    assert "<polyline" in Path(first.partition("over time: ")[2].splitlines()[0]).read_text()
     assert not any(part.pid for part in stack.status(home))
     commands = [line.split() for line in first.partition("Next:")[2].splitlines() if line]
     assert [words[1] for words in commands] == ["up", "tail", "deploy"]

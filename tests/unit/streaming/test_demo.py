@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from itertools import islice
 
@@ -11,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from models import pretrained
 from schemas.decisions import Scored
 from schemas.errors import DefinitionError
-from streaming import kafka
-from streaming.commands.demo import view
-from streaming.live import HISTORY, Pace, Tally, calendar
+from streaming import kafka, plot
+from streaming.commands.screen import learning, view
+from streaming.course import DECIDES, Course
+from streaming.live import HISTORY, TRANSACTIONS, Pace, Tally, calendar, injected
 from streaming.simulator import BOOK_START, DAY, stream
 
 NOW = BOOK_START + 3000 * DAY
@@ -85,8 +88,9 @@ def test_runs_follow_one_another(rate: float, seconds: float, later: int) -> Non
     assert first.start == BOOK_START
     assert before < next_.start <= before + DAY
     assert next_.transaction_seed != first.transaction_seed
-    a_day = 0.95 * 2 * first.cards / rate  # seconds
-    assert rate < 50 or first.days * a_day > seconds + HISTORY
+    a_day = TRANSACTIONS * first.cards / rate  # seconds
+    assert first.days * a_day > seconds + HISTORY
+    assert HISTORY < (injected(first) - first.start) / DAY * a_day + a_day < HISTORY + seconds + 2 * a_day
 
 
 def test_labels_come_within_the_minute() -> None:
@@ -105,8 +109,59 @@ def test_the_future_is_refused() -> None:
 class Still:
     """What the view reads of a run."""
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally, self.seconds = tally, 12.0
+    def __init__(self, tally: Tally, course: Course) -> None:
+        self.tally, self.course, self.seconds = tally, course, 12.0
+
+
+DRIFTED = BOOK_START + 6 * DAY
+
+
+def taught(days: int) -> Course:
+    """A course in which a challenger, always right, is promoted over a champion that never is."""
+    course = Course("x-", pretrained("fraud"), DRIFTED)
+    at = BOOK_START
+    for number in range(20 * days):
+        label, at = number % 5 == 0, BOOK_START + number * DAY // 20
+        versions = {"fraud-1": 0.5, "fraud-new-2": 0.9 if label else 0.1, "late-1": None}
+        course.example(record(0, event=f"x-{number}", at=at, label=label, scores=versions))
+    duel = {"evidence": 0.7, "needed": 1.3}
+    course.signal(record(0, kind="evaluation", at=at, detail={"duels": {"fraud-new": duel}, "evaluation": {}}))
+    return course
+
+
+def test_a_course_is_prequential_and_counts_once() -> None:
+    """The demo shows an average precision that no model had, or calls an outcome learned that came twice, or lost."""
+    course = taught(8)
+    course.example(record(0, event="x-3", at=BOOK_START, label=True, scores={"fraud-1": 1.0}))  # read again
+    course.example(record(0, event="y-3", at=BOOK_START, label=True, scores={"fraud-1": 1.0}))  # another run's
+    assert len(course.learned) == 160
+    assert course.champion == "fraud"
+    assert course.curves.keys() == {DECIDES, "fraud", "fraud-new"}
+    assert course.curves["fraud"] == course.curves[DECIDES]
+    assert {round(ap, 3) for _, ap in course.curves["fraud"]} == {0.2}
+    assert {ap for _, ap in course.curves["fraud-new"]} == {1.0}
+    assert len(course.curves["fraud"]) == 7
+    assert "0.20 (champion), fraud-new 1.00 (+0.7 of 1.3)" in learning(course, DRIFTED - 1)
+    promoted = {"version": "fraud-new-3", "instead": "fraud-1", "labels": 1234, "log_evidence": 3.0}
+    course.signal(record(0, kind="promote", at=DRIFTED + DAY, detail=promoted))
+    moved = {"measure": "loss", "name": "log-loss", "found": 0.5, "expected": 0.1, "since": DRIFTED}
+    course.signal(record(0, kind="drift", at=DRIFTED + DAY, detail=moved))
+    told = learning(course, DRIFTED)
+    assert "promoted fraud-new-3, instead of fraud-1 after 1,234 labels; drift injected on 2018-04-07" in told
+    assert "log-loss 0.5 where 0.1 is usual" in told
+    assert course.lineages() == ["fraud-new", "fraud"]
+
+
+@pytest.mark.parametrize("days", [0, 8])
+def test_the_plot_is_a_picture(days: int) -> None:
+    """What the demo leaves behind cannot be shown, or leaves out who was promoted and when drift began."""
+    course = taught(days) if days else Course("x-", pretrained("fraud"), DRIFTED)
+    if days:
+        promoted = {"version": "fraud-new-3", "instead": "fraud-1", "labels": 1234, "log_evidence": 3.0}
+        course.signal(record(0, kind="promote", at=DRIFTED - DAY, detail=promoted))
+    texts = [element.text for element in ElementTree.fromstring(plot.draw(course, "a < b")).iter() if element.text]
+    assert "a < b" in texts
+    assert not days or {"promote fraud-new", "drift injected", "what decided", "fraud"} <= set(texts)
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -116,15 +171,16 @@ def test_the_view_is_drawn(width: int) -> None:
     console = Console(width=width, height=30, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     pace = Pace(tally)
     pace.look()
-    console.print(view(Still(tally), pace, [], 60.0))  # type: ignore[arg-type]
+    console.print(view(Still(tally, Course("x-", pretrained("fraud"))), pace, [], 60.0))  # type: ignore[arg-type]
     tally.event(record(100, id="x-1"))
     tally.decision(decision(107, "x-1", "decline"))
     pace.look()
-    console.print(view(Still(tally), pace, [0.0, 3.0], 60.0))  # type: ignore[arg-type]
+    console.print(view(Still(tally, taught(8)), pace, [0.0, 3.0], 60.0))  # type: ignore[arg-type]
     text = console.export_text()
     assert "Nothing to decline yet" in text
     assert "0.500" in text
     assert "7 ms" in text
+    assert "★ fraud" in text
 
 
 HEAVY = ("numba", "onnx", "onnxruntime", "lightgbm", "sklearn", "scipy", "pandas", "pyarrow", "pyflink", "redis", "jgo")

@@ -1,0 +1,160 @@
+"""The course of learning, watched from outside: what a workload's examples and signals topics tell of its models.
+
+Beside the way of an event. An example carries the scores that each version served, so every curve here is
+prequential: each score was given before its label was known. A lineage is what follows one another under one name.
+"""
+
+import threading
+from collections import deque
+from itertools import dropwhile
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from models.artifact import Artifact
+from models.metrics import average_precision
+from models.native import Native
+from schemas.time import MILLISECONDS
+from streaming import kafka
+from streaming.teacher import lineage
+
+DAY = MILLISECONDS["d"]
+
+WINDOW = 3
+"""Days of event time that one point of a curve covers; there is a new point each day."""
+
+DECIDES = ""
+"""The name of the curve of what decided, whichever lineage that was."""
+
+
+class _Example(msgspec.Struct):
+    event: str
+    at: int
+    label: bool
+    scores: dict[str, float | None]
+
+
+class _Signal(msgspec.Struct):
+    kind: str
+    at: int
+    detail: dict[str, Any] = {}
+
+
+class Duel(NamedTuple):
+    """Evidence (log10) that a challenger is better than the champion, and how much promotes it."""
+
+    evidence: float
+    needed: float
+
+
+class Change(NamedTuple):
+    """Who decides from event time `at` (ms) on, and instead of whom."""
+
+    kind: str
+    at: int
+    version: str
+    instead: str
+    labels: int
+
+
+class Drift(NamedTuple):
+    """What moved, how far from what is usual, and since when: event times in ms."""
+
+    at: int
+    name: str
+    found: float
+    expected: float
+    since: int
+
+
+class Course:
+    """What was learned in one run, of the events `prefix` + number; fed by the threads that read the topics.
+
+    curves: by lineage and for DECIDES, (event time ms, average precision of the WINDOW days before it).
+    """
+
+    def __init__(self, prefix: str, model: Artifact | Native, injected: int | None = None) -> None:
+        """`model` is that of the workload, which begins; `injected` the event time (ms) from which on the simulated
+        world is another."""
+        self.injected = injected
+        self._model = model
+        self.learned: set[str] = set()  # ids of the events whose outcome became an example
+        self.models = self.refused = 0
+        self.champion: str | None = None  # the lineage that decides, as far as is known
+        self.first: str | None = None  # the one that decided the oldest
+        self.curves: dict[str, list[tuple[int, float]]] = {}
+        self.duels: dict[str, Duel] = {}
+        self.changes: list[Change] = []
+        self.drifts: list[Drift] = []
+        self.lock = threading.Lock()
+        self._prefix, self._day = prefix, 0
+        self._recent: deque[_Example] = deque()
+        self._example, self._signal = msgspec.json.Decoder(_Example), msgspec.json.Decoder(_Signal)
+
+    def example(self, record: kafka.Record) -> None:
+        """Note an example; one that comes again, after a restart, counts once."""
+        example = self._example.decode(record.value or b"")
+        if not example.event.startswith(self._prefix) or example.event in self.learned:
+            return
+        day = example.at // DAY
+        if self._recent and day > self._day:
+            self._point(day * DAY)
+        self._day = max(day, self._day)
+        self._recent.append(example)
+        self.learned.add(example.event)
+        self.first = self.first or lineage(next(iter(example.scores)))
+        self.champion = self.champion or self.first
+
+    @property
+    def start(self) -> str:
+        """What decided first, in words: the workload's own model, or what was learned before."""
+        own = lineage(self._model.version)
+        if self.first not in (None, own):
+            return f"{self.first}, as learned before"
+        names = self._model.features
+        return f"{own} ({', '.join(names) if len(names) < 4 else f'{len(names)} features'})"
+
+    def _point(self, end: int) -> None:
+        """The average precision of each lineage over the days before `end`."""
+        self._recent = deque(dropwhile(lambda example: example.at < end - WINDOW * DAY, self._recent))
+        label = np.array([example.label for example in self._recent])
+        scores: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
+        for row, example in enumerate(self._recent):
+            for place, (version, score) in enumerate(example.scores.items()):
+                for name in (lineage(version), DECIDES)[: 1 if place else 2]:
+                    scores.setdefault(name, np.full(len(label), np.nan))[row] = np.nan if score is None else score
+        with self.lock:
+            for name, values in scores.items():
+                seen = np.isfinite(values)
+                if 2 * seen.sum() >= len(label) and label[seen].any():
+                    point = end, average_precision(label[seen], values[seen])
+                    self.curves.setdefault(name, []).append(point)
+
+    def signal(self, record: kafka.Record) -> None:
+        """Note a signal."""
+        signal = self._signal.decode(record.value or b"")
+        kind, at, detail = signal.kind, signal.at, signal.detail
+        if kind == "model":
+            self.models += 1
+        elif kind == "refused":
+            self.refused += 1
+        elif kind in ("promote", "rollback", "champion"):
+            labels = int(detail.get("labels", 0))
+            self.changes.append(Change(kind, at, detail["version"], detail["instead"], labels))
+            self.champion, self.duels = lineage(detail["version"]), {}
+        elif kind == "drift":
+            found, expected = detail["found"], detail["expected"]
+            self.drifts.append(Drift(at, detail["name"], found, expected, detail["since"]))
+        elif kind == "evaluation":
+            self.duels = {name: Duel(duel["evidence"], duel["needed"]) for name, duel in detail["duels"].items()}
+
+    def now(self, name: str) -> float | None:
+        """The newest average precision of a lineage."""
+        with self.lock:
+            return self.curves[name][-1][1] if name in self.curves else None
+
+    def lineages(self) -> list[str]:
+        """Every lineage with a curve or a duel, the champion first, then by what it is worth."""
+        names = {*self.curves, *self.duels} - {DECIDES}
+        return sorted(names, key=lambda name: (name != self.champion, -(self.now(name) or 0.0), name))
