@@ -39,34 +39,37 @@ class ExampleJoin:
         if state[:1] != EARLY:
             return state, None, "repeated"
         known, label, length = _TRUTH.unpack_from(state, 1)
-        head = 1 + _TRUTH.size
-        known = max(known, at)
-        return DUE + _TRUTH.pack(known, label, length) + state[head : head + length] + served, known, "early"
+        if known > at + self._horizon:
+            return WAITING + _AT.pack(at) + served, at + self._horizon, "too-late"
+        known, source = max(known, at), state[1 + _TRUTH.size : 1 + _TRUTH.size + length]
+        return DUE + _AT.pack(at) + _TRUTH.pack(known, label, length) + source + served, known, "early"
 
     def outcome(self, state: bytes, at: int, label: bool, source: str) -> tuple[bytes, int | None, str]:
-        """An outcome that is known since `at`. The last one wins until it has become an example."""
-        text = source.encode()[:1000]
-        truth = _TRUTH.pack(at, label, len(text)) + text
-        kind = state[:1]
+        """An outcome that is known since `at`. The last one wins until it has become an example; one that is known
+        only after the horizon does not count, whenever it comes."""
+        text, kind = source.encode()[:1000], state[:1]
         if kind in (b"", EARLY):
-            return EARLY + truth, None, "unmatched" if not kind else "corrected"
+            return EARLY + _TRUTH.pack(at, label, len(text)) + text, None, "corrected" if kind else "unmatched"
         if kind == DONE:
-            return state, None, "repeated" if bool(state[1]) == label else "too-late"
-        if kind == DUE:
-            _, _, length = _TRUTH.unpack_from(state, 1)
-            return DUE + truth + state[1 + _TRUTH.size + length :], at, "corrected"
+            return state, None, "repeated" if state[1] == label else "too-late"
         (origin,) = _AT.unpack_from(state, 1)
-        at = max(at, origin)
-        return DUE + _TRUTH.pack(at, label, len(text)) + text + state[1 + _AT.size :], at, "joined"
+        if at > origin + self._horizon:
+            return state, None, "too-late"
+        known, served = max(at, origin), 1 + _AT.size
+        if kind == DUE:
+            _, _, length = _TRUTH.unpack_from(state, served)
+            served += _TRUTH.size + length
+        told = DUE + _AT.pack(origin) + _TRUTH.pack(known, label, len(text)) + text + state[served:]
+        return told, known, "corrected" if kind == DUE else "joined"
 
     def due(self, state: bytes, now: int) -> tuple[bytes, Due | None, str]:
         """The time that was asked for has come."""
         kind = state[:1]
         if kind == DUE:
-            known, label, length = _TRUTH.unpack_from(state, 1)
+            known, label, length = _TRUTH.unpack_from(state, 1 + _AT.size)
             if known > now:
                 return state, None, ""
-            head = 1 + _TRUTH.size
+            head = 1 + _AT.size + _TRUTH.size
             source = state[head : head + length].decode(errors="replace")
             return DONE + bytes([label]), Due(state[head + length :], known, label, False, source), "examples"
         if kind != WAITING:

@@ -59,6 +59,9 @@ def learning(
         raise DefinitionError(f"learning(share={share!r}): expected a share above 0 and at most 1, such as 0.2")
     if cap is not None and cap < 1:
         raise DefinitionError(f"learning(cap={cap!r}): expected 1 or more outcomes a day, or None")
+    rule = evaluation or rules.evaluation()
+    if rule.costs is not None and rule.costs.by_amount and amount is None:
+        raise DefinitionError("learning: the costs of its evaluation go by amount; amount= must name that column")
     return Learning(
         duration(horizon, "learning(horizon)"),
         presume,
@@ -67,7 +70,7 @@ def learning(
         segment,
         amount,
         cap,
-        evaluation or rules.evaluation(),
+        rule,
         promotion or rules.promotion(weight=1 / share),
         drift or rules.drift(),
         exploration,

@@ -203,7 +203,7 @@ class LearnOperator:
         self._verdicts += [signal for signal in signals if signal.kind in ("promote", "rollback")]
         try:
             if self._teacher.lineup.revision != self._told:
-                signals += self._people(look=0.0)
+                signals += self._people(at_once=True)
                 outputs.append((frames.MODEL, self._announce(at)))
             if signals:
                 signals.append(self._evaluated(signals[-1].at))
@@ -225,10 +225,10 @@ class LearnOperator:
                 self._registry.measure(self._name, version, measures)
         return Signal("evaluation", self._name, at, report)
 
-    def _people(self, look: float = LOOK) -> list[Signal]:
-        """Follow what people changed in the registry, where the last look was `look` seconds ago."""
+    def _people(self, at_once: bool = False) -> list[Signal]:
+        """Follow what people changed in the registry, where the last look was long enough ago."""
         now = time.monotonic()
-        if now - self._looked < look:
+        if now - self._looked < LOOK and not at_once:
             return []
         self._looked = now
         found = self._registry.aliases(self._name)
@@ -247,7 +247,8 @@ class LearnOperator:
         lineup, artifacts, now = self._teacher.lineup, self._teacher.artifacts, self._registry.aliases(self._name)
         champion = now.champion or self._own
         for version in (lineup.champion, *lineup.challengers):
-            if version in artifacts and version not in (champion, *now.challengers):
+            default = version == self._own == lineup.champion  # which serves without being registered
+            if version in artifacts and not default and version not in (now.champion, *now.challengers):
                 self._registry.register(self._name, artifacts[version], parent=champion, by=BY, at=at)
         newer = self._teacher.lineage(champion) == self._teacher.lineage(lineup.champion)
         if champion != lineup.champion and not now.frozen and (newer or self._verdicts):
@@ -320,20 +321,20 @@ class Models:
                 self._try(announced)
 
     def _try(self, announced: Announcement) -> None:
-        wanted = [version for version in (announced.champion, *announced.challengers) if version is not None]
         loaded: dict[str, Session] = {}
-        for version in wanted:
+        for version in (announced.champion, *announced.challengers):
+            if version is None:
+                continue
             kept = self._sessions.get(version.version)
-            kept = kept if kept and kept.artifact.sha256 == version.sha256 else None
             try:
-                loaded[version.version] = kept or admit(
-                    fetch(version), features=self._plan.names, budget_ms=self._budget
-                )
-            except Exception as error:  # of any kind: nobody waits for this thread, and what serves stays
+                if kept is None or kept.artifact.sha256 != version.sha256:
+                    kept = admit(fetch(version), features=self._plan.names, budget_ms=self._budget)
+                loaded[version.version] = kept
+            except Exception as error:  # of any kind: nobody waits for this thread
                 self._refused(announced.at, version.version, error)
-        champion = loaded.get(announced.champion.version) if announced.champion else None
-        if announced.champion is not None and champion is None:
-            return
+                if version is announced.champion:
+                    return  # what serves stays
+        champion = loaded[announced.champion.version] if announced.champion else None
         beside = tuple(loaded[c.version] for c in announced.challengers if c.version in loaded)
         with self._lock:
             self._taken, self._sessions, self._ready = announced.revision, loaded, (champion, beside)

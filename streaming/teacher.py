@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.calibration import Platt
 from models.drift import Adwin, Reference, Watch, loss
-from models.drift import Signal as DriftSignal
 from models.evaluation import Evaluation, Labelled
 from models.exploration import Cap
 from models.promotion import Contest, Verdict
@@ -36,7 +35,7 @@ I64 = NDArray[np.int64]
 DAY = MILLISECONDS["d"]
 
 BLOCK = 256
-"""Examples that are predicted together before they are learned: what their calibration is learned on."""
+"""Examples that are taken together, and predicted before they are learned; the same ones, however they come."""
 
 MEMORY = 100_000.0
 """Examples after which one counts 1/e in a calibration."""
@@ -93,14 +92,16 @@ class _State(msgspec.Struct, tag="teacher/1"):
     watch: bytes
     reference: bytes
     cap: bytes
+    workload: str
+    own: str
+    inputs: tuple[str, ...]
     newest: dict[str, str]
     counts: dict[str, int]
     revision: int
     due: int
-    ids: list[str]
+    refit: bool
+    waiting: list[tuple[str, str, int, int, bool, bool, float, str, tuple[str, ...], tuple[float, ...]]]
     rows: NDArray[np.float64]
-    labels: NDArray[np.float64]
-    weights: NDArray[np.float64]
     canary: NDArray[np.float64]
     usual: NDArray[np.float64]
 
@@ -110,7 +111,7 @@ encode_signal = msgspec.json.Encoder(enc_hook=float).encode
 
 
 def lineage(version: str) -> str:
-    """The name that a version shares with those before and after it."""
+    """What a version's name shares with those of the versions before and after it."""
     return version.rpartition("-")[0] or version
 
 
@@ -122,33 +123,38 @@ class Teacher:
         if workload.learning is None:
             raise DefinitionError(f"workload {workload.name!r}: declares no learning=, so nothing can be taught")
         self.rule: Learning = workload.learning
-        self._workload, self._names = workload.name, plan.names
+        self._workload, self._own = workload.name, workload.model.version
         self.inputs = workload.inputs or plan.names
-        self._columns = [plan.names.index(name) for name in self.inputs]
+        extra = tuple(name for name in (self.rule.segment, self.rule.amount) if name is not None)
+        if unknown := [name for name in extra if name not in plan.names]:
+            found = f"found no column {unknown[0]!r}, expected one of {', '.join(plan.names)}"
+            raise DefinitionError(f"workload {workload.name!r}: learning(segment, amount): {found}")
+        self._columns = [plan.names.index(name) for name in (*self.inputs, *extra)]
         self._declared = workload.learners
+        self.made = {f"{workload.name}-{name}" for name in (*(learner.name for learner in self._declared), "refit")}
         self._start()
+        self._waiting: list[Lesson] = []
         self.evaluation = Evaluation(self.rule.evaluation)
-        self.contest = Contest(self.rule.promotion, lineage(workload.model.version))
-        self._newest = {self.contest.champion: workload.model.version}
+        self.contest = Contest(self.rule.promotion, lineage(self._own))
+        self._newest = {self.contest.champion: self._own}
         self._adwin = Adwin("log-loss", self.rule.drift.delta)
         self._watch: Watch | None = None
         self._usual = np.empty((0, len(self.inputs) + 2))
-        self.refit_wanted = False
         self._cap = Cap(self.rule.cap) if self.rule.cap else None
         self.counts = {"examples": 0, "presumed": 0, "capped": 0}
-        own = workload.model
-        self.artifacts = {own.version: own} if isinstance(own, Artifact) else {}
-        self._revision, self._due = 0, 0
+        self.artifacts = {self._own: workload.model} if isinstance(workload.model, Artifact) else {}
+        self._revision, self._due, self.refit_wanted = 0, 0, False
         self._canary = np.empty((0, len(self.inputs)))
 
     def _start(self) -> None:
         """Learners that have learned nothing."""
         self._learners = [learner.start(self.inputs) for learner in self._declared]
         self._platts = [Platt(MEMORY) for _ in self._learners]
-        self._ids: list[str] = []
-        self._rows: list[F64] = []
-        self._labels: list[float] = []
-        self._weights: list[float] = []
+
+    def lineage(self, version: str) -> str:
+        """What `version` fights as: versions that were learned, as their lineage, any other as itself."""
+        name = lineage(version)
+        return name if name in self.made or version == self._own else version
 
     @property
     def lineup(self) -> Lineup:
@@ -158,9 +164,12 @@ class Teacher:
         return Lineup(self._revision, self._newest[champion], others)
 
     def enter(self, artifact: Artifact, now: int) -> list[Signal]:
-        """Take a new version of its lineage into service: as champion where its lineage is, else as challenger."""
-        name = lineage(artifact.version)
-        if self._newest.get(name) == artifact.version:
+        """Take a new version of its lineage into service: as champion where its lineage is, else as challenger.
+
+        While a champion is frozen, there is no newer version of it.
+        """
+        name = self.lineage(artifact.version)
+        if self._newest.get(name) == artifact.version or (self.contest.frozen and name == self.contest.champion):
             return []
         self.artifacts[artifact.version] = artifact
         self._newest[name] = artifact.version
@@ -177,12 +186,12 @@ class Teacher:
     def follow(self, champion: str | None, frozen: bool, now: int) -> list[Signal]:
         """Do what people decided: `champion` (None: no change), and whether verdicts are forbidden."""
         self.contest.frozen = frozen
-        if champion is None or champion == self.lineup.champion or lineage(champion) not in self._newest:
+        if champion is None or champion == self.lineup.champion:
             return []
-        instead = self.lineup.champion
-        self.contest.crown(lineage(champion))
-        self._newest[lineage(champion)] = champion
-        self._revision += 1
+        instead, name = self.lineup.champion, self.lineage(champion)
+        self._newest[name] = champion
+        self.contest.crown(name)
+        self._changed()
         return [self._signal("champion", now, version=champion, instead=instead, by="hand")]
 
     def served(self, version: str, count: int) -> None:
@@ -190,82 +199,86 @@ class Teacher:
         self.evaluation.served(version, count)
 
     def add(self, lessons: Sequence[Lesson]) -> list[Signal]:
-        """Take examples in the order in which their labels became known; returns what an operator should be told."""
-        signals: list[Signal] = []
-        start = 0
-        for end in range(1, len(lessons) + 1):
-            known = lessons[end - 1].known
-            if not self._due:
-                self._due = (known // self.rule.compile + 1) * self.rule.compile
-            if known >= self._due:
-                signals += self._take(lessons[start : end - 1])
-                start = end - 1
-                signals += self._compile(self._due)
-                self._due = (known // self.rule.compile + 1) * self.rule.compile
-        return signals + self._take(lessons[start:])
+        """Take examples in the order in which their labels became known; returns what an operator should be told.
 
-    def _take(self, lessons: Sequence[Lesson]) -> list[Signal]:
-        lessons = self._capped(lessons)
+        They are taken in blocks, so the last few wait for others, or for the next compilation.
+        """
+        signals: list[Signal] = []
+        for lesson in lessons:
+            if lesson.known >= self._due:
+                if self._due:
+                    signals += self._take() + self._compile(self._due)
+                self._due = (lesson.known // self.rule.compile + 1) * self.rule.compile
+            self._waiting.append(lesson._replace(row=np.asarray(lesson.row, np.float64)[self._columns]))
+            if len(self._waiting) == BLOCK:
+                signals += self._take()
+        return signals
+
+    def _take(self) -> list[Signal]:
+        lessons = within(self._cap, self._waiting)
+        self.counts["capped"] += len(self._waiting) - len(lessons)
+        self._waiting = []
         if not lessons:
             return []
-        rows = np.array([lesson.row for lesson in lessons])
-        labels = np.array([lesson.label for lesson in lessons], np.bool_)
-        weight = np.array([lesson.weight for lesson in lessons])
-        at = np.array([lesson.at for lesson in lessons], np.int64)
-        known = np.array([lesson.known for lesson in lessons], np.int64)
+        rows, labels = np.array([lesson.row for lesson in lessons]), np.array([lesson.label for lesson in lessons])
+        weight = np.array([lesson.weight for lesson in lessons], np.float64)
+        at, known = np.array([[lesson.at for lesson in lessons], [lesson.known for lesson in lessons]], np.int64)
         scores = _by_version(lessons)
         self.counts["examples"] += len(lessons)
         self.counts["presumed"] += sum(lesson.presumed for lesson in lessons)
         self.evaluation.add(self._labelled(lessons, rows, labels, at, known, weight), scores)
-        signals = self._drift(lessons, rows, scores, labels, (at, known, weight))
-        by_lineage = _merged(scores)
+        inputs, by_lineage = rows[:, : len(self.inputs)], self._merged(scores)
+        ids = [lesson.id for lesson in lessons]
+        signals = self._drift(ids, inputs, by_lineage.get(self.contest.champion), labels, (at, known))
         signals += [self._told(verdict) for verdict in self.contest.add(by_lineage, labels, known, weight)]
-        inputs = rows[:, self._columns]
-        self._canary = np.concatenate((self._canary, inputs))[-CANARY:]
-        self._teach([lesson.id for lesson in lessons], inputs, labels, weight)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(inputs.astype(np.float32)).all(axis=1)
+        self._canary = np.concatenate((self._canary, inputs[finite]))[-CANARY:]
+        for learner, platt in zip(self._learners, self._platts, strict=True):
+            platt.learn(learner.predict(inputs[finite]), labels[finite], weight[finite])
+            learner.learn(ids, inputs, labels.astype(np.float64), weight)
         return signals
-
-    def _capped(self, lessons: Sequence[Lesson]) -> Sequence[Lesson]:
-        if self._cap is None or not lessons:
-            return lessons
-        known = np.array([lesson.known for lesson in lessons], np.int64)
-        good = self._cap.add([lesson.source for lesson in lessons], known)
-        self.counts["capped"] += int((~good).sum())
-        return [lesson for lesson, counts in zip(lessons, good.tolist(), strict=True) if counts]
 
     def _labelled(
         self, lessons: Sequence[Lesson], rows: F64, labels: NDArray[np.bool_], at: I64, known: I64, weight: F64
     ) -> Labelled:
-        segment, amount = (
-            None if name is None else rows[:, self._names.index(name)] for name in (self.rule.segment, self.rule.amount)
-        )
-        segments = None if segment is None else [f"{value:g}" for value in segment.tolist()]
+        segments = amount = None
+        if self.rule.segment is not None:
+            segments = [f"{value:g}" for value in rows[:, len(self.inputs)].tolist()]
+        if self.rule.amount is not None:  # what is no amount costs nothing
+            amount = np.where(np.abs(rows[:, -1]) < 1e15, rows[:, -1], 0.0)
         groups = hash_ids([lesson.key for lesson in lessons])
         return Labelled(labels, at, known, weight, segments, groups, amount)
 
     def _drift(
-        self,
-        lessons: Sequence[Lesson],
-        rows: F64,
-        scores: Mapping[str, F64],
-        labels: NDArray[np.bool_],
-        about: tuple[I64, I64, F64],
+        self, ids: list[str], inputs: F64, champion: F64 | None, labels: NDArray[np.bool_], times: tuple[I64, I64]
     ) -> list[Signal]:
-        at, known, weight = about
-        champion = scores.get(self.lineup.champion)
         if champion is None:
             return []
+        at, known = times
         seen = np.isfinite(champion)
         found = self._adwin.add(loss(champion[seen], labels[seen]), known[seen])
-        both = np.column_stack((rows[:, self._columns], champion))
+        both = np.column_stack((inputs, champion))
         if self._watch is not None:
-            found += self._watch.add(both, at, weight)
+            found += self._watch.add(both, at)  # without weights, as what is usual was learned
         else:
-            self._usually(both, at, seen & (hash_ids([lesson.id for lesson in lessons]) % USUAL_SHARE == 0))
-        if found and self.rule.drift.then == "reset":
+            self._usually(both, at, seen & (hash_ids(ids) % USUAL_SHARE == 0))
+        worse = any(signal.kind == "psi" or signal.found > signal.expected for signal in found)
+        if worse and self.rule.drift.then == "reset":
             self._start()
-        self.refit_wanted |= bool(found) and self.rule.drift.then == "refit"
-        return [self._signal("drift", s.at, measure=s.kind, **_plain(s)) for s in found]
+        self.refit_wanted |= worse and self.rule.drift.then == "refit"
+        return [
+            self._signal("drift", s.at, measure=s.kind, name=s.name, found=s.found, expected=s.expected, since=s.since)
+            for s in found
+        ]
+
+    def _merged(self, scores: Mapping[str, F64]) -> dict[str, F64]:
+        """Scores by lineage: of one lineage no event was scored by two versions."""
+        merged: dict[str, F64] = {}
+        for version, values in scores.items():
+            name = self.lineage(version)
+            merged[name] = np.where(np.isfinite(values), values, merged[name]) if name in merged else values
+        return merged
 
     def _usually(self, rows: F64, at: I64, some: NDArray[np.bool_]) -> None:
         """Learn what is usual, until there is enough of it to watch for drift."""
@@ -277,40 +290,21 @@ class Teacher:
             self._watch, self._usual = Watch(self.rule.drift, reference), self._usual[:0]
 
     def _told(self, verdict: Verdict) -> Signal:
-        """A promotion or a rollback: what is usual is to be learned anew."""
-        self._revision += 1
-        self._watch, self._usual = None, self._usual[:0]
-        self._prune()
-        evidence = round(verdict.evidence, 4)
+        self._changed()
         return self._signal(
             verdict.kind, verdict.at, version=self._newest[verdict.version],
-            instead=self._newest[verdict.instead], labels=verdict.labels, log_evidence=evidence,
+            instead=self._newest[verdict.instead], labels=verdict.labels, log_evidence=round(verdict.evidence, 4),
         )  # fmt: skip
 
-    def _teach(self, ids: Sequence[str], inputs: F64, labels: NDArray[np.bool_], weight: F64) -> None:
-        """Buffer examples, and teach whole blocks of them: however they come, they are learned in the same blocks."""
-        if not self._learners:
-            return
-        self._ids += ids
-        self._rows += list(inputs)
-        self._labels += labels.tolist()
-        self._weights += weight.tolist()
-        while len(self._ids) >= BLOCK:
-            self._learn(BLOCK)
-
-    def _learn(self, count: int) -> None:
-        ids, rows = self._ids[:count], np.array(self._rows[:count])
-        labels, weights = np.array(self._labels[:count]), np.array(self._weights[:count])
-        for learner, platt in zip(self._learners, self._platts, strict=True):
-            platt.learn(learner.predict(rows), labels > 0.5, weights)
-            learner.learn(ids, rows, labels, weights)
-        for buffer in (self._ids, self._rows, self._labels, self._weights):
-            del buffer[:count]
+    def _changed(self) -> None:
+        """Another champion: what is usual is to be learned anew."""
+        self._revision += 1
+        self._watch, self._usual = None, self._usual[:0]
+        self._adwin = Adwin("log-loss", self.rule.drift.delta)
+        self._prune()
 
     def _compile(self, now: int) -> list[Signal]:
         """Make a model of what each learner knows at `now`."""
-        if self._ids:
-            self._learn(len(self._ids))
         signals: list[Signal] = []
         for learner, platt in zip(self._learners, self._platts, strict=True):
             name = f"{self._workload}-{learner.name}"
@@ -326,7 +320,8 @@ class Teacher:
 
     def report(self) -> dict[str, object]:
         """Prequential metrics by version, the duels, and what was counted."""
-        return {"evaluation": self.evaluation.report(), "duels": self.contest.report(), "counts": dict(self.counts)}
+        counts = self.counts | {"waiting": len(self._waiting)}
+        return {"evaluation": self.evaluation.report(), "duels": self.contest.report(), "counts": counts}
 
     def quality(self) -> dict[str, dict[str, float]]:
         """Of each version: labels, and the prequential measures over all of them."""
@@ -348,9 +343,10 @@ class Teacher:
             watch=self._watch.snapshot() if self._watch else b"",
             reference=msgspec.json.encode(self._watch.reference) if self._watch else b"",
             cap=self._cap.snapshot() if self._cap else b"",
-            newest=self._newest, counts=self.counts, revision=self._revision, due=self._due,
-            ids=self._ids, rows=np.array(self._rows).reshape(len(self._ids), len(self.inputs)),
-            labels=np.array(self._labels), weights=np.array(self._weights),
+            workload=self._workload, own=self._own, inputs=self.inputs,
+            newest=self._newest, counts=self.counts, revision=self._revision, due=self._due, refit=self.refit_wanted,
+            waiting=[lesson[:-1] for lesson in self._waiting],
+            rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, len(self._columns)),
             canary=self._canary, usual=self._usual,
         )  # fmt: skip
         return pack(state)
@@ -358,24 +354,39 @@ class Teacher:
     def restore(self, data: bytes) -> None:
         """Go on from a snapshot of the same workload; ModelRejected where it is another's."""
         s = unpack(data, _State)
-        if len(s.learners) != len(self._learners) or s.canary.shape[1] != len(self.inputs):
-            found = f"{len(s.learners)} learners of {s.canary.shape[1]} inputs"
-            expected = f"{len(self._learners)} of {len(self.inputs)}"
-            raise ModelRejected(f"snapshot of what {self._workload!r} learned: found {found}, expected {expected}")
+        found = s.workload, s.inputs, len(s.learners), s.rows.shape[1:]
+        expected = self._workload, self.inputs, len(self._learners), (len(self._columns),)
+        if found != expected:
+            what = f"found workload, inputs, learners and columns {found}, expected {expected}"
+            raise ModelRejected(f"snapshot of what {self._workload!r} learned: {what}; start without it, or replay")
         for learner, state in zip(self._learners, s.learners, strict=True):
             learner.restore(state)
         self._platts = [Platt.restore(state) for state in s.platts]
         self.evaluation = Evaluation(self.rule.evaluation, s.evaluation)
         self.contest = Contest.restore(self.rule.promotion, s.contest)
         self._adwin = Adwin("log-loss", self.rule.drift.delta, s.adwin)
-        self._watch = None
-        if s.watch:
-            self._watch = Watch(self.rule.drift, msgspec.json.decode(s.reference, type=Reference), s.watch)
+        reference = msgspec.json.decode(s.reference, type=Reference) if s.watch else None
+        self._watch = Watch(self.rule.drift, reference, s.watch) if reference else None
         self._cap = Cap(self.rule.cap, state=s.cap) if self.rule.cap and s.cap else self._cap
         self._newest, self.counts, self._revision, self._due = s.newest, s.counts, s.revision, s.due
-        self._ids, self._rows = s.ids, list(s.rows)
-        self._labels, self._weights = s.labels.tolist(), s.weights.tolist()
+        if s.own != self._own:  # the definition names another model by now
+            self._newest = {n: v for n, v in s.newest.items() if v != s.own} | {lineage(self._own): self._own}
+            if self.contest.champion == lineage(s.own):
+                self.contest.crown(lineage(self._own))
+            if lineage(s.own) != lineage(self._own):
+                self.contest.leave(lineage(s.own))
+        self.refit_wanted = s.refit
+        self._waiting = [Lesson(*lesson, row) for lesson, row in zip(s.waiting, s.rows, strict=True)]
         self._canary, self._usual = s.canary, s.usual
+
+
+def within(cap: Cap | None, lessons: Sequence[Lesson]) -> Sequence[Lesson]:
+    """Those that `cap` lets count; what was presumed has no source that could forge it."""
+    if cap is None:
+        return lessons
+    said = [lesson for lesson in lessons if not lesson.presumed]
+    counts = iter(cap.add([x.source for x in said], np.array([x.known for x in said], np.int64)).tolist())
+    return [lesson for lesson in lessons if lesson.presumed or next(counts)]
 
 
 def _by_version(lessons: Sequence[Lesson]) -> dict[str, F64]:
@@ -387,16 +398,3 @@ def _by_version(lessons: Sequence[Lesson]) -> dict[str, F64]:
                 scores[version] = np.full(len(lessons), np.nan)
             scores[version][row] = score
     return scores
-
-
-def _merged(scores: Mapping[str, F64]) -> dict[str, F64]:
-    """Scores by lineage: of one lineage no event was scored by two versions."""
-    merged: dict[str, F64] = {}
-    for version, values in scores.items():
-        name = lineage(version)
-        merged[name] = np.where(np.isfinite(values), values, merged[name]) if name in merged else values
-    return merged
-
-
-def _plain(found: DriftSignal) -> dict[str, object]:
-    return {"name": found.name, "found": found.found, "expected": found.expected, "since": found.since}

@@ -138,7 +138,8 @@ def test_duplicates_are_suppressed(case: Case) -> None:
 def test_poison(case: Case) -> None:
     """If this fails, some bytes are decided that are no event, or refused for another reason than before."""
     good = json.loads(case.events[-1])
-    entity, number = case.workload.strings[0], next((field.name for field in case.workload.fields if not field.room), None)
+    entity = case.workload.strings[0]
+    number = next((field.name for field in case.workload.fields if not field.room), None)
 
     def spoilt(**changes: object) -> bytes:
         return json.dumps({k: v for k, v in (good | changes).items() if v is not None}).encode()

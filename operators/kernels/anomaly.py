@@ -1,0 +1,324 @@
+"""What the anomaly kernels share: a sensor's clock, its records, its conformal score, its alarm.
+
+A sensor's state is one row of float64 words: this header, then the words of its detectors (`anomaly_one`,
+`anomaly_many`). Rolling extremes are kept as block maxima: for each of 12 sketches the maxima of the last 32 blocks,
+of 8 readings at first and, merged in pairs while the sensor is young, of 128 in the end, so that the window is 4,096
+readings. What belongs to the block of the present does not count yet: a slow anomaly does not become its own norm.
+A reading's excess over a sketch is in units of the mean excess of the largest maxima (Pickands' and Hill's idea of a
+tail), so that detectors of any unit can be added.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels import kernel
+from operators.kernels import part
+from operators.kernels.tables import Floats
+
+Singles = NDArray[np.float32]
+Given = tuple[Floats, Floats, Floats, Floats, Floats, Floats]
+"""What every reading is given: a fresh state, the rules (see `judge`), room for raw numbers, x, y, sums."""
+
+SKETCHES, BLOCKS, FIRST, LONGEST, KTH = 12, 32, 8, 128, 5
+BINS = 32
+
+(
+    READINGS,
+    AT,
+    CADENCE,
+    JITTER,
+    BEGAN,
+    FILLED,
+    PLACE,
+    LENGTH,
+    INSIDE,
+    DAMPED,
+    THETA,
+    KIND,
+    RECORD,
+    COUNTED,
+    TOUCHED,
+    SILENT,
+) = range(16)
+NOW = 16
+BOUND = NOW + SKETCHES
+TAIL = BOUND + SKETCHES
+BODY = TAIL + SKETCHES
+RINGS = BODY + BINS // 2
+OWN = RINGS + SKETCHES * BLOCKS // 2
+SCORE = SKETCHES - 1
+
+TOLD, MEMBERS = 5, 9
+"""A row tells score, alarm, state, flags and threshold, then what each of nine detectors found, then values."""
+(LEVEL, FORECAST, SEASONAL, DRIFT, SPREAD, HALF_SPACE, SHAPE, UNCHANGED, DISTANCE) = range(TOLD, TOLD + MEMBERS)
+
+GAP, DUPLICATE, LATE, STUCK, SCALE, MISSING, REPEAT = (1 << bit for bit in range(7))
+OK, WARMING, CANNOT = range(3)
+
+FLOOR = 0.1
+"""Part of a bound that is added to its mean excess: what a tail of nothing but noise may have."""
+HEAVY = 3.0
+"""Beyond its records a score's tail is taken to fall as a power of 3 (generalised Pareto, shape 1/3)."""
+MOST = 34.0
+"""-log of the least p-value: about what float64 can tell from 1 - p."""
+GAIN = 0.5
+"""How far one alarm, or a verdict, moves a sensor's threshold (in -log p)."""
+DAMPED_TO, ORDINARY, MASK = 0.3, 3.0, 12.0
+"""After a surprise fit for an alarm a lesser one counts this much; what is ORDINARY is never damped.
+
+A surprise beyond MASK damps no more than one of MASK.
+"""
+
+
+@part
+def excess(s: Floats, b: int, k: int, v: float) -> float:
+    """How far `v` is beyond sketch `k`'s bound, in mean excesses; below it, from -1 to 0; NaN: not known yet."""
+    bound = s[b + BOUND + k]
+    x = math.nan
+    if bound > 0.0:
+        x = (v - bound) / (s[b + TAIL + k] + FLOOR * bound) if v > bound else (v - bound) / bound
+    return x
+
+
+@part
+def excess_log(s: Floats, b: int, k: int, v: float) -> float:
+    """The same for a sketch of logarithms, whose unit is 1."""
+    x: float = v - s[b + BOUND + k]
+    if x > 0.0:
+        x /= s[b + TAIL + k] + FLOOR
+    elif x < -1.0:
+        x = -1.0
+    return x
+
+
+@part
+def record(s: Floats, b: int, k: int, v: float) -> None:
+    """Keep `v` as its block's maximum in sketch `k` if it is one; NaN is none."""
+    if v > s[b + NOW + k]:
+        s[b + NOW + k] = v
+
+
+@kernel
+def forget(s: Floats, g: Singles, b: int, k: int) -> None:
+    """Empty sketch `k`."""
+    s[b + NOW + k] = -math.inf
+    s[b + BOUND + k] = math.nan
+    for i in range(BLOCKS):
+        g[2 * (b + RINGS) + k * BLOCKS + i] = -math.inf
+
+
+@kernel
+def bounds(s: Floats, g: Singles, b: int, k: int, best: Floats) -> None:
+    """Sketch `k`'s bound and mean excess: its 5th largest maximum (NaN with fewer) and what is above it.
+
+    The bound of a sensor that has seen less than a window of 4,096 readings is moved out along an exponential tail to
+    where it would be then, so that excesses mean the same from the beginning.
+    """
+    o = 2 * (b + RINGS) + k * BLOCKS
+    best[:] = -math.inf
+    for i in range(int(s[b + FILLED])):
+        v = g[o + i]
+        if v > best[KTH - 1]:
+            j = KTH - 1
+            while j > 0 and best[j - 1] < v:
+                best[j] = best[j - 1]
+                j -= 1
+            best[j] = v
+    bound, tail = best[KTH - 1], 0.0
+    for i in range(KTH - 1):
+        tail += (best[i] - bound) / (KTH - 1)
+    s[b + TAIL + k] = tail
+    if k == SCORE:
+        s[b + RECORD] = best[0]
+    else:
+        bound += tail * math.log(BLOCKS * LONGEST / max(s[b + FILLED] * s[b + LENGTH], 1.0))
+    s[b + BOUND + k] = bound if bound > -math.inf else math.nan
+
+
+@kernel
+def close(s: Floats, g: Singles, b: int, best: Floats) -> None:
+    """Count a reading into the present block; a full block enters every sketch."""
+    s[b + INSIDE] += 1.0
+    if s[b + INSIDE] >= s[b + LENGTH]:
+        s[b + INSIDE] = 0.0
+        place = int(s[b + PLACE])
+        for k in range(SKETCHES):
+            g[2 * (b + RINGS) + k * BLOCKS + place] = s[b + NOW + k]
+            s[b + NOW + k] = -math.inf
+        place += 1
+        s[b + FILLED] = max(s[b + FILLED], place)
+        if place == BLOCKS:
+            place = 0
+            if s[b + LENGTH] < LONGEST:
+                place = BLOCKS // 2
+                for k in range(SKETCHES):
+                    o = 2 * (b + RINGS) + k * BLOCKS
+                    for i in range(place):
+                        g[o + i] = max(g[o + 2 * i], g[o + 2 * i + 1])
+                s[b + FILLED] = place
+                s[b + LENGTH] *= 2.0
+        s[b + PLACE] = place
+        for k in range(SKETCHES):
+            bounds(s, g, b, k, best)
+
+
+@part
+def bin_of(x: float) -> int:
+    """Bin of a combined score's body, which crowds just below 0: 5 bins for each factor of e."""
+    return int(-5.0 * math.log(max(-x, 0.0021)) + 1e-9) if x > -1.0 else 0
+
+
+@kernel
+def surprise(s: Floats, g: Singles, b: int, x: float) -> float:
+    """-log p of a combined score `x` among the sensor's own: p is the chance of a quiet reading with as much.
+
+    With r of n block maxima as large, p_block = (r + 1) / (n + 1) (conformal), and p = -log(1 - p_block) / length.
+    Beyond all of them the tail is extrapolated; where most blocks have more, readings are counted instead.
+    """
+    n, length = int(s[b + FILLED]), s[b + LENGTH]
+    above = 0
+    for i in range(n):
+        above += int(g[2 * (b + RINGS) + SCORE * BLOCKS + i] >= x)
+    found = 0.0
+    if n >= KTH and above == 0 and s[b + RECORD] > -math.inf:
+        tail = s[b + TAIL + SCORE] if s[b + BOUND + SCORE] > -math.inf else 0.0
+        found = math.log(length * (n + 1.0)) + HEAVY * math.log1p((x - s[b + RECORD]) / (tail + 0.2) / HEAVY)
+    elif n >= KTH:
+        share = (above + 1.0) / (n + 1.0)
+        if share < 0.5:
+            found = math.log(length / -math.log1p(-share))
+        else:
+            more = 0.0
+            for i in range(bin_of(x), BINS):
+                more += g[2 * (b + BODY) + i]
+            found = min(math.log((s[b + COUNTED] + 1.0) / (more + 1.0)), math.log(length / 0.69))
+    return min(max(found, 0.0), MOST)
+
+
+@kernel
+def remember(s: Floats, g: Singles, b: int, x: float) -> None:
+    """Count a combined score among the sensor's own."""
+    for i in range(BINS):
+        g[2 * (b + BODY) + i] *= np.float32(0.9995)
+    g[2 * (b + BODY) + bin_of(x)] += np.float32(1.0)
+    s[b + COUNTED] = s[b + COUNTED] * 0.9995 + 1.0
+    if s[b + READINGS] > FIRST * 4:
+        record(s, b, SCORE, x)
+
+
+@kernel
+def clock(s: Floats, b: int, at: float) -> tuple[float, int]:
+    """Milliseconds since the reading before, and flags; the cadence follows slowly."""
+    flags = 0
+    step = at - s[b + AT] if s[b + TOUCHED] > 0.0 else 0.0
+    if s[b + TOUCHED] == 0.0:
+        s[b + BEGAN] = at
+    elif step == 0.0:
+        flags = DUPLICATE
+    elif step < 0.0:
+        flags = LATE
+    else:
+        cadence = s[b + CADENCE]
+        if cadence == 0.0:
+            s[b + CADENCE] = step
+        else:
+            if step > 3.0 * cadence + 4.0 * s[b + JITTER]:
+                flags = GAP
+            move = min(max(step - cadence, -cadence), cadence)
+            s[b + JITTER] += 0.05 * (abs(move) - s[b + JITTER])
+            s[b + CADENCE] += 0.05 * move
+    if step >= 0.0:
+        s[b + AT] = at
+    s[b + TOUCHED] = 1.0
+    return step, flags
+
+
+@kernel
+def judge(s: Floats, b: int, found: float, step: float, rules: Floats) -> tuple[float, bool, float]:
+    """What is left of a surprise after damping, whether it is an alarm, and the sensor's threshold, all in -log p.
+
+    After a surprise fit for an alarm, those that are not greater are damped, for rules[2] readings or a tenth of what
+    is expected from alarm to alarm; an alarm is not repeated before a quarter of that was quiet. The threshold begins
+    where the budget (alarms a millisecond, rules[0]) says, rises with every alarm and falls with time, so that in the
+    long run alarms come as often as declared, whatever the tail is like.
+    """
+    warm = s[b + READINGS] >= rules[1]
+    if warm and step > 0.0:
+        s[b + THETA] -= GAIN * rules[0] * min(step, 10.0 * s[b + CADENCE])
+    s[b + THETA] = min(max(s[b + THETA], -4.0), 8.0)
+    rate = min(max(rules[0] * s[b + CADENCE], 1e-12), 0.05)
+    threshold = max(s[b + THETA] - math.log(rate), 1.0)
+    damped, lasting = s[b + DAMPED], max(min(rules[2], 0.1 / rate), 2.0)
+    silent = s[b + SILENT] > 1.0
+    left = found if found > damped and not silent else max(DAMPED_TO * found, min(found, ORDINARY, threshold - 1.0))
+    alarm = warm and left >= threshold and not silent
+    s[b + DAMPED] = damped * (1.0 - 1.0 / lasting)
+    s[b + SILENT] -= 1.0
+    if found >= threshold:
+        s[b + DAMPED] = max(s[b + DAMPED], min(found, MASK))
+        s[b + SILENT] = lasting / 4.0
+    if alarm:
+        s[b + THETA] += GAIN
+    return left, alarm, threshold
+
+
+@part
+def add(v: float, weight: float, k: int, parts: Floats, room: Floats) -> None:
+    """Enter one detector's excess into parts[k]; room[0] is the greatest, room[1] the sum of those above bounds."""
+    if v == v:
+        x = v * weight if v > 0.0 else v
+        room[0] = max(room[0], x)
+        room[1] += max(x, 0.0)
+        parts[k] = max(parts[k], x)
+
+
+@kernel
+def finish(s: Floats, g: Singles, b: int, told: tuple[float, int], rules: Floats, room: Floats, row: Floats) -> float:
+    """Score, alarm, state, flags and threshold in row[:5], from what `add` gathered: mean of greatest and sum.
+
+    `told` are the milliseconds since the reading before and the flags. The combined excess comes back; NaN: none.
+    """
+    step, flags = told
+    total = 0.5 * (room[0] + room[1]) if room[0] > 0.0 else room[0]
+    known = total > -math.inf
+    found = surprise(s, g, b, total) if known else 0.0
+    left, alarm, threshold = judge(s, b, found, step, rules)
+    warming = s[b + READINGS] < rules[1]
+    if found >= threshold and not alarm and not warming:
+        flags |= REPEAT
+    row[0], row[1] = 0.0 if warming else -math.expm1(-left), 1.0 if alarm else 0.0
+    row[2], row[3], row[4] = float(WARMING if warming else OK), float(flags), -math.expm1(-threshold)
+    for k in range(TOLD, TOLD + MEMBERS):
+        row[k] = max(row[k], 0.0)
+    return total if known else math.nan
+
+
+@kernel
+def restart(s: Floats, b: int, zero: Floats) -> None:
+    """Begin anew, as for a new unit: only clock, damping and threshold stay."""
+    at, cadence, jitter, touched = s[b + AT], s[b + CADENCE], s[b + JITTER], s[b + TOUCHED]
+    theta, damped, silent, kind = s[b + THETA], s[b + DAMPED], s[b + SILENT], s[b + KIND]
+    for i in range(zero.shape[0]):
+        s[b + i] = zero[i]
+    s[b + AT], s[b + CADENCE], s[b + JITTER], s[b + TOUCHED], s[b + BEGAN] = at, cadence, jitter, touched, at
+    s[b + THETA], s[b + DAMPED], s[b + SILENT], s[b + KIND] = theta, damped, silent, kind
+
+
+@kernel
+def absent(s: Floats, b: int, told: tuple[float, int], rules: Floats, row: Floats) -> None:
+    """A reading without any value: nothing is scored."""
+    _, _, threshold = judge(s, b, 0.0, told[0], rules)
+    row[2], row[3], row[4] = float(CANNOT), float(told[1] | MISSING), -math.expm1(-threshold)
+
+
+@kernel
+def keep(s: Floats, g: Singles, b: int, total: float, raw: Floats, room: Floats) -> None:
+    """Enter a reading into the records."""
+    if total == total:
+        remember(s, g, b, total)
+    for k in range(SCORE):
+        record(s, b, k, raw[k])
+    s[b + READINGS] += 1.0
+    close(s, g, b, room[2 : 2 + KTH])

@@ -1,0 +1,132 @@
+"""Forecasters under one protocol: ours, and those it is measured against, refitted as their users would.
+
+Each takes a series and the origins of its forecasts (index of the first value not known) and answers mean, lower and
+upper, each f64[origins, horizon]; NaN where it gives no interval. statsforecast 2.1.1 is used here only.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.forecast import Forecaster
+from tests.bench.forecast.series import Series
+
+Floats = NDArray[np.float64]
+Answer = tuple[Floats, Floats, Floats]
+LEVEL = 0.95
+HOUR = 3_600_000
+
+
+def filled(values: Floats, season: int) -> Floats:
+    """Missing values as a season before; methods that know no missing values are given these."""
+    filled = values.copy()
+    for i in np.flatnonzero(np.isnan(values)):
+        filled[i] = filled[i - season] if i >= season else filled[i - 1]
+    return filled
+
+
+def ours(s: Series, origins: Floats) -> Answer:
+    """Every observation once, in order, with a forecast at each."""
+    forecaster = Forecaster(s.horizon, LEVEL, every="1h", seasons=tuple(n for n in s.seasons if n))
+    there = np.flatnonzero(~np.isnan(s.values))
+    n, h = len(there), s.horizon
+    states = np.zeros((1, forecaster.words))
+    out = np.empty((n, len(forecaster.names)))
+    forecaster.step(
+        states, np.zeros(n, np.int32), np.zeros(n, np.uint8), there * HOUR, np.zeros(n), s.values[there, None],
+        np.ones(n, bool), out,
+    )  # fmt: skip
+    rows = out[np.searchsorted(there, origins) - 1, 3 : 3 + 3 * h].reshape(len(origins), 3, h)
+    return rows[:, 0], rows[:, 1], rows[:, 2]
+
+
+def naive(which: int) -> Callable[[Series, Floats], Answer]:
+    """The season before."""
+
+    def forecast(s: Series, origins: Floats) -> Answer:
+        season, q = s.seasons[which] or s.seasons[0], np.arange(s.horizon)
+        mean = filled(s.values, s.seasons[0])[origins[:, None] + q - season * (q // season + 1)]
+        return mean, mean * np.nan, mean * np.nan
+
+    return forecast
+
+
+def batch(make: Callable[[Series], Any], history: int) -> Callable[[Series, Floats], Answer]:
+    """Fitted to the last `history` rounds of the longer season, again each round; between fits, run forward."""
+
+    def forecast(s: Series, origins: Floats) -> Answer:
+        values = filled(s.values, s.seasons[0])
+        answers, fitted = [], -np.inf
+        span = history * (s.seasons[1] or len(values))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for origin in origins:
+                past = values[max(0, origin - span) : origin]
+                if origin - fitted >= (s.seasons[1] or np.inf) or fitted < 0:
+                    model, fitted = make(s).fit(past), origin
+                    said = model.predict(h=s.horizon, level=[95])
+                else:
+                    said = model.forward(y=past, h=s.horizon, level=[95])
+                answers.append([np.asarray(said[k], float) for k in ("mean", "lo-95", "hi-95")])
+        rows = np.array(answers)
+        return rows[:, 0], rows[:, 1], rows[:, 2]
+
+    return forecast
+
+
+def one_by_one(make: Callable[[Series], Any]) -> Callable[[Series, Floats], Answer]:
+    """River's: learn each value, forecast at the origins."""
+
+    def forecast(s: Series, origins: Floats) -> Answer:
+        model, wanted, answers = make(s), set(origins.tolist()), []
+        for i, x in enumerate(filled(s.values, s.seasons[0])):
+            if i in wanted:
+                answers.append(model.forecast(horizon=s.horizon))
+            model.learn_one(x)
+        mean = np.array(answers)
+        return mean, mean * np.nan, mean * np.nan
+
+    return forecast
+
+
+def methods(long: bool) -> dict[str, Callable[[Series, Floats], Answer]]:
+    """Those compared on long series with two seasons, or on short ones with one."""
+    from river import linear_model, optim, preprocessing, time_series
+    from statsforecast.models import MSTL, AutoARIMA, AutoETS, AutoTheta
+
+    def snarimax(s: Series) -> Any:
+        regressor = preprocessing.StandardScaler() | linear_model.LinearRegression(
+            optimizer=optim.SGD(0.01), intercept_lr=0.1
+        )
+        return time_series.SNARIMAX(p=2, d=0, q=1, m=s.seasons[0], sp=2, sq=0, regressor=regressor)
+
+    def arima(s: Series) -> Any:
+        if not long:
+            return AutoARIMA(season_length=s.seasons[0])
+        small = {"max_p": 2, "max_q": 2, "max_P": 1, "max_Q": 1, "nmodels": 12}
+        return AutoARIMA(season_length=s.seasons[0], approximation=True, **small)
+
+    river = {
+        "SNARIMAX": one_by_one(snarimax),
+        "HoltWinters": one_by_one(lambda s: time_series.HoltWinters(0.3, 0.1, 0.6, seasonality=s.seasons[0])),
+    }
+    found = {"ours": ours, "seasonal naive": naive(0)}
+    if not long:
+        return {
+            **found,
+            "ETS": batch(lambda s: AutoETS(s.seasons[0]), 1),
+            "Theta": batch(lambda s: AutoTheta(s.seasons[0]), 1),
+            "ARIMA": batch(arima, 1),
+        }
+    return {
+        **found,
+        "weekly naive": naive(1),
+        "ETS": batch(lambda s: AutoETS(s.seasons[0]), 8),
+        "ARIMA": batch(arima, 4),
+        "STL + ETS": batch(lambda s: MSTL(list(s.seasons), trend_forecaster=AutoETS(model="ZZN")), 8),
+        "STL + ARIMA": batch(lambda s: MSTL(list(s.seasons), trend_forecaster=AutoARIMA()), 8),
+        **river,
+    }

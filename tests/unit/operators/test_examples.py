@@ -1,0 +1,114 @@
+"""The join of a decision with its outcome: whatever comes when, an event teaches at most once, and never too early."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators.examples import Due, ExampleJoin
+
+HORIZON, AT = 20, 10  # ms; when the event was
+
+Step = tuple[str, int, bool]
+"""What comes: a decision, an outcome of a time and a label, or the clock, which has come to a time."""
+
+times = st.integers(0, 50)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("decision"), st.just(AT), st.just(False)),
+        st.tuples(st.just("outcome"), times, st.booleans()),
+        st.tuples(st.just("clock"), times, st.just(False)),
+    ),
+    max_size=14,
+)
+
+
+@dataclass
+class Naive:
+    """What an event teaches, by the book: keeps everything that came."""
+
+    presume: bool | None
+    decided: bool = False
+    done: bool = False
+    outcome: tuple[int, bool, str] | None = None
+    made: list[tuple[int, bool, bool, str]] = field(default_factory=list)
+
+    def clock(self, now: int) -> None:
+        """It is `now`."""
+        if self.done or not self.decided:
+            return
+        if self.outcome is not None:
+            known, label, source = self.outcome
+            if max(known, AT) <= now:
+                self.done = True
+                self.made.append((max(known, AT), label, False, source))
+        elif now >= AT + HORIZON:
+            self.done = True
+            if self.presume is not None:
+                self.made.append((AT + HORIZON, self.presume, True, ""))
+
+    def decision(self) -> None:
+        """The event was decided."""
+        if not self.decided and self.outcome is not None and self.outcome[0] > AT + HORIZON:
+            self.outcome = None
+        self.decided = True
+
+    def told(self, at: int, label: bool, source: str) -> None:
+        """An outcome came."""
+        if not self.decided or (not self.done and at <= AT + HORIZON):
+            self.outcome = at, label, source
+
+
+def joined(presume: bool | None, came: list[Step]) -> tuple[list[Due], list[str], bytes]:
+    """Examples of one event, with timers as Flink fires them: once, when the clock reaches them."""
+    join, state, timers, made, said = ExampleJoin(HORIZON, presume), b"", set[int](), list[Due](), list[str]()
+    for number, (what, at, label) in enumerate(came):
+        if what == "clock":
+            for timer in sorted(t for t in timers if t <= at):
+                timers.discard(timer)
+                state, due, kind = join.due(state, at)
+                said += [kind] if kind else []
+                made += [] if due is None else [due]
+            continue
+        if what == "decision":
+            state, when, kind = join.decision(state, at, b"served")
+        else:
+            state, when, kind = join.outcome(state, at, label, f"s\u00e9{number}")
+        said.append(kind)
+        timers |= set() if when is None else {when}
+    return made, said, state
+
+
+@settings(max_examples=1000, deadline=None)
+@given(steps, st.sampled_from([None, False, True]))
+def test_every_interleaving_makes_at_most_one_example(came: list[Step], presume: bool | None) -> None:
+    """An event is learned twice, before its label was known, with another label than the last, or not at all."""
+    clock, ordered = 0, []
+    for what, at, label in came:  # the clock only goes on
+        clock = max(clock, at) if what == "clock" else clock
+        ordered.append((what, clock if what == "clock" else at, label))
+    ordered.append(("clock", 1000, False))
+    naive = Naive(presume)
+    for number, (what, at, label) in enumerate(ordered):
+        if what == "decision":
+            naive.decision()
+        elif what == "outcome":
+            naive.told(at, label, f"s\u00e9{number}")
+        else:
+            naive.clock(at)
+    made, _, state = joined(presume, ordered)
+    assert [(due.known, due.label, due.presumed, due.source) for due in made] == naive.made
+    assert all(due.served == b"served" and due.known >= AT for due in made)
+    assert len(made) <= 1
+    assert state[:1] != b"L" or len(state) == 2, "what is done keeps its row"
+
+
+def test_what_happened_is_counted_by_its_name() -> None:
+    """A counter says that a correction came too late when it was a repetition, or the other way round."""
+    decision, yes, no = ("decision", AT, False), ("outcome", 12, True), ("outcome", 13, False)
+    end = ("clock", 100, False)
+    assert joined(None, [decision, decision, yes, no, end, no, yes])[1][4:] == ["examples", "repeated", "too-late"]
+    assert joined(None, [no, yes, decision, end])[1] == ["unmatched", "corrected", "early", "examples"]
+    assert joined(False, [decision, end, yes])[1] == ["waiting", "presumed", "too-late"]
+    assert joined(None, [decision, end, yes, no])[1] == ["waiting", "dropped", "too-late", "too-late"]
+    assert joined(None, [decision, ("outcome", AT + HORIZON + 1, True), end])[1] == ["waiting", "too-late", "dropped"]

@@ -1,0 +1,283 @@
+"""Forecasts: kernels against their naive twins, and what a series gets to hear in all its troubles."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators.forecast import SAID, Floats, Forecaster
+from operators.kernels import forecast_pool as pool
+from operators.kernels import forecast_state as state
+from schemas.errors import DefinitionError
+from tests.unit.operators import naive_forecast as naive
+
+HOUR = 3_600_000
+HOURLY = Forecaster(24, every="1h", seasons=("1d", "1w"))
+FOUND = Forecaster(24)
+
+
+def feed(forecaster: Forecaster, values: Floats, at: object = None, states: Floats | None = None) -> Floats:
+    """Output of one series."""
+    n = len(values)
+    if states is None:
+        states = np.empty((1, forecaster.words))
+        forecaster.zero(states)
+    times = np.arange(n) * HOUR if at is None else np.asarray(at, np.int64)
+    out = np.full((n, len(forecaster.names)), np.nan)
+    forecaster.step(
+        states, np.zeros(n, np.int32), np.zeros(n, np.uint8), times, np.zeros(n), np.asarray(values, float)[:, None],
+        np.ones(n, bool), out,
+    )  # fmt: skip
+    return out
+
+
+def daily(n: int, seed: int = 0, noise: float = 2.0) -> Floats:
+    """Hourly values with a day and a week in them."""
+    t = np.arange(n)
+    wave = 100 + 20 * np.sin(2 * np.pi * t / 24) + 15 * (t // 24 % 7 < 5)
+    return np.asarray(wave + np.random.default_rng(seed).normal(0, noise, n))
+
+
+def part(out: Floats, forecaster: Forecaster, of: str) -> Floats:
+    """The columns `of.1` … of all rows."""
+    return out[:, [name.startswith(f"{of}.") for name in forecaster.names]][:, : forecaster.horizon]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 60), st.sampled_from([1.0, 0.99, 0.9]))
+def test_least_squares_are_the_ridge_solution(seed: int, k: int, n: int, keep: float) -> None:
+    """If this fails, the recursion drifts from the regression that it stands for."""
+    random = np.random.default_rng(seed)
+    terms, values = random.normal(size=(n, k)), random.normal(size=n)
+    a = np.zeros(state.rls_words(k) + 3)
+    pool.least_zero(a, 3, k, 2.0)
+    room = np.zeros((3, k))
+    for x, y in zip(terms, values, strict=True):
+        room[0] = x
+        pool.least_learn(a, 3, k, room, y, keep)
+    np.testing.assert_allclose(a[3 : 3 + k], naive.least(terms, values, keep, 2.0), rtol=1e-6, atol=1e-9)
+
+
+def test_least_squares_stay_sound_on_the_same_terms_for_ever() -> None:
+    """If this fails, a constant series blows the variances up, and the next change the coefficients."""
+    a = np.zeros(state.rls_words(4))
+    pool.least_zero(a, 0, 4, 1.0)
+    room = np.zeros((3, 4))
+    for i in range(50_000):
+        room[0] = (1.0, 2.0, 2.0, 2.0) if i < 49_990 else (1.0, 5.0, 2.0, 2.0)
+        pool.least_learn(a, 0, 4, room, 1.0, 0.99)
+    assert np.isfinite(a).all()
+    assert (a[4:8] >= 0.0).all()
+    assert (a[4:8] <= pool.CEILING).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.lists(st.integers(1, 20), min_size=1, max_size=6, unique=True), st.integers(1, 30))
+def test_steps_ahead_are_those_of_the_recursion(seed: int, lags: list[int], h: int) -> None:
+    """If this fails, forecasts beyond the shortest lag read a wrong past."""
+    random, lags = np.random.default_rng(seed), sorted(lags)
+    coefficients, past = random.normal(size=1 + len(lags)), random.normal(size=20)
+    path = np.concatenate([past[20 - lags[-1] :], np.empty(h)])
+    pool.least_ahead(coefficients, 0, np.array(lags), path, lags[-1], h, -3.0, 3.0)
+    expected = naive.ahead(coefficients, lags, list(past), h, -3.0, 3.0)
+    np.testing.assert_allclose(path[lags[-1] :], expected, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, 6), st.integers(0, 9), st.lists(st.booleans(), min_size=5, max_size=60))
+def test_smoothing_is_its_definition(seed: int, s1: int, s2: int, there: list[bool]) -> None:
+    """If this fails, levels, trends or seasons are not those of the model named."""
+    settings_ = (0.3, 0.1, 0.9, 0.2, 0.1, 0.5)
+    twin, f = naive.Smoothing(settings_, s1, s2), np.zeros(state.MEMBER + s1 + s2 + 2, np.float32)
+    m, values = np.array(settings_), np.random.default_rng(seed).normal(size=len(there))
+    for t, (x, known) in enumerate(zip(values, there, strict=True)):
+        got = pool.smooth_learn(f, 2, m, s1, s2, t, x if known else np.nan)
+        assert got == pytest.approx(twin.learn(t, x if known else None), abs=1e-4)
+    out = np.zeros(12)
+    pool.smooth_ahead(f, 2, m, (s1, s2), len(there), 1.0, out)
+    np.testing.assert_allclose(out, twin.ahead(len(there), 12), atol=1e-4)
+
+
+def test_figures_are_those_of_what_was_issued() -> None:
+    """If this fails, the live figures flatter, or see the future."""
+    x = daily(700)
+    out = feed(HOURLY, x)
+    shown = out[-1, -12:].reshape(3, 4)
+    for k, (_, smape, _, coverage) in zip(HOURLY.judged, shown, strict=True):
+        assert (smape, coverage) == pytest.approx(naive.figures(x, out, 24, k), abs=2e-3)
+
+
+def test_the_future_changes_nothing() -> None:
+    """If this fails, a forecast has seen what it forecasts."""
+    x = daily(900)
+    other = np.concatenate([x[:600], x[600:] * 3])
+    np.testing.assert_array_equal(feed(HOURLY, x)[:600], feed(HOURLY, other)[:600])
+
+
+def test_batches_and_keys_do_not_matter() -> None:
+    """If this fails, replay and cluster disagree."""
+    x, y = daily(400), daily(400, seed=1)
+    states = np.empty((2, FOUND.words))
+    FOUND.zero(states)
+    rows = []
+    for begin in range(0, 800, 37):
+        i = np.arange(begin, min(begin + 37, 800))
+        out = np.empty((len(i), len(FOUND.names)))
+        values = np.where(i % 2 == 0, x[i // 2], y[i // 2])
+        FOUND.step(
+            states, (i % 2).astype(np.int32), np.zeros(len(i), np.uint8), i // 2 * HOUR, np.zeros(len(i)),
+            values[:, None], np.ones(len(i), bool), out,
+        )  # fmt: skip
+        rows.append(out)
+    np.testing.assert_array_equal(np.concatenate(rows)[::2], feed(FOUND, x))
+
+
+def test_step_and_seasons_are_found() -> None:
+    """If this fails, who declares nothing gets forecasts without the day and the week."""
+    states = np.zeros((1, FOUND.words))
+    out = feed(FOUND, daily(600), states=states)
+    assert states[0, [state.STEP, state.S1, state.S2]].tolist() == [HOUR, 24, 168]
+    assert out[-1, -12] < 0.8
+    feed(FOUND, np.random.default_rng(0).normal(size=600), states=(states := np.zeros((1, FOUND.words))))
+    assert states[0, state.S1] == 0
+
+
+def test_months_are_steps_of_one_length() -> None:
+    """If this fails, monthly series are put on a grid that their months miss."""
+    at = (np.datetime64("2000-01", "M") + np.arange(120)).astype("datetime64[ms]").astype(np.int64)
+    x = 100 + np.arange(120) + 20 * np.sin(np.arange(120) * np.pi / 6)
+    out = feed(Forecaster(12), x, at)
+    truth = 220 + np.arange(12) + 20 * np.sin(np.arange(12) * np.pi / 6)
+    np.testing.assert_allclose(out[-1, 3:15], truth, atol=3.0)
+
+
+def test_irregular_and_missing_observations() -> None:
+    """If this fails, gaps or jitter shift the seasons."""
+    random = np.random.default_rng(0)
+    there = np.sort(random.choice(1500, 1300, replace=False))
+    out = feed(HOURLY, daily(1500)[there], there * HOUR + random.integers(-600_000, 600_000, 1300))
+    assert out[-1, -4] < 0.8
+    assert 0.9 < out[-1, -1] < 0.99
+
+
+def test_late_and_repeated_observations_change_nothing() -> None:
+    """If this fails, a redelivered observation moves the series' clock."""
+    x, at = daily(300), np.arange(300) * HOUR
+    doubled, times = np.repeat(x, 2), np.repeat(at, 2)
+    doubled[1::2] += 50
+    np.testing.assert_array_equal(feed(HOURLY, doubled, times)[-1, 3:75], feed(HOURLY, x, at)[-1, 3:75])
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        (np.full(400, 5.0), 5.0, 5.0),
+        (np.zeros(400), 0.0, 0.0),
+        (np.random.default_rng(0).poisson(0.2, 400), 0.0, 2.0),
+        (-daily(400), -160.0, -60.0),
+        (daily(400) + 1e9, 1e9, 1e9 + 200),
+        (daily(400) * 1e-12, 0.0, 2e-10),
+        (np.arange(400) % 100, -30.0, 130.0),
+        (np.concatenate([np.full(200, 5.0), daily(200)]), 0.0, 200.0),
+        (np.concatenate([daily(200), daily(200) * 1e5]), 0.0, 2e7),
+    ],
+    ids=["constant", "zero", "counts", "negative", "far", "tiny", "resets", "wakes", "scale"],
+)
+def test_odd_series_get_sensible_forecasts(values: Floats, low: float, high: float) -> None:
+    """If this fails, a series that is not a smooth wave gets nonsense."""
+    for forecaster in (HOURLY, FOUND):
+        out = feed(forecaster, values)
+        assert np.isfinite(out).all()
+        mean, lower, upper = (part(out[-1:], forecaster, of) for of in ("mean", "lower", "upper"))
+        assert (lower <= mean).all()
+        assert (mean <= upper).all()
+        assert low - 1e-6 * abs(low) <= mean.min()
+        assert mean.max() <= high + 1e-6 * abs(high)
+
+
+def test_what_cannot_be_forecast_says_so() -> None:
+    """If this fails, silence or numbers stand where a reason belongs."""
+    out = feed(HOURLY, daily(60))
+    assert SAID[int(out[0, 1])][0] == "warming"
+    assert not out[0, 3:75].any()
+    assert SAID[int(out[-1, 1])] == ("ok", "")
+    spoilt = daily(60)
+    spoilt[59] = 1e40
+    assert SAID[int(feed(HOURLY, spoilt)[-1, 1])][0] == "cannot"
+    gap = np.arange(120) * HOUR
+    gap[60:] += 1000 * HOUR
+    out = feed(HOURLY, daily(120), gap)
+    assert [SAID[int(out[i, 1])][0] for i in (59, 60, 119)] == ["ok", "warming", "ok"]
+    assert "gap" in SAID[int(out[60, 1])][1]
+    assert "one time" in SAID[int(feed(FOUND, daily(20), np.zeros(20))[-1, 1])][1]
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+@pytest.mark.parametrize("shift", [0.0, 200.0])
+def test_intervals_cover_what_they_say(level: float, shift: float) -> None:
+    """If this fails, coverage leaves its level by more than 2 points over 1,000 steps, or stays away after a shift.
+
+    The k forecasts made k steps ahead just before a shift of a hundred deviations cannot know it: they are left out.
+    """
+    forecaster = Forecaster(24, level=level, every="1h", seasons=("1d", "1w"))
+    x = daily(2500)
+    x[1200:] += shift
+    out = feed(forecaster, x)
+    for k in (1, 4, 24):
+        t = np.arange(1200, 2500 - k)
+        inside = (out[t, 26 + k] <= x[t + k]) & (x[t + k] <= out[t, 50 + k])
+        rolling = np.convolve(inside, np.ones(1000) / 1000, "valid")
+        assert np.abs(rolling - level).max() <= 0.02 + (0.001 * k if shift else 0.0)
+
+
+def test_one_sided_bounds_hold_each() -> None:
+    """If this fails, a one-sided bound has the width of a two-sided one."""
+    forecaster = Forecaster(12, level=0.9, sided="one", every="1h", seasons=("1d",))
+    x = daily(3000)
+    out = feed(forecaster, x)
+    t = np.arange(1500, 2999)
+    assert np.mean(x[t + 1] <= out[t, 27]) == pytest.approx(0.9, abs=0.02)
+    assert np.mean(x[t + 1] >= out[t, 15]) == pytest.approx(0.9, abs=0.02)
+
+
+def test_emits_every_so_many_and_skips_what_is_not_fresh() -> None:
+    """If this fails, `emit` or the dedupe of ids is not heard."""
+    forecaster = Forecaster(6, emit=4, every="1h", seasons=())
+    assert feed(forecaster, daily(100))[:, 0].nonzero()[0].tolist() == list(range(3, 100, 4))
+    states, n = np.zeros((1, forecaster.words)), 50
+    out = np.ones((n, len(forecaster.names)))
+    forecaster.step(
+        states, np.zeros(n, np.int32), np.zeros(n, np.uint8), np.arange(n), np.zeros(n), np.ones((n, 1)),
+        np.zeros(n, bool), out,
+    )  # fmt: skip
+    assert not states.any()
+    assert not out.any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"horizon": 0},
+        {"horizon": 1000},
+        {"level": 1.5},
+        {"emit": 0},
+        {"sided": "three"},
+        {"every": "soon"},
+        {"seasons": ("1d",)},
+        {"every": "1h", "seasons": ("90m",)},
+        {"seasons": (12, 24, 48)},
+        {"seasons": (12, 12)},
+    ],
+    ids=str,
+)
+def test_definitions_are_checked(wrong: dict[str, object]) -> None:
+    """If this fails, a mistake is found in production instead of on its line."""
+    with pytest.raises(DefinitionError, match="expected"):
+        Forecaster(**{"horizon": 48, **wrong})  # type: ignore[arg-type]
+
+
+def test_state_is_bounded_and_its_layout_named() -> None:
+    """If this fails, a series' state outgrows what is stated, or is misread after a change."""
+    assert 8 * Forecaster(48, every="1h", seasons=("1d", "1w")).words <= 18_000
+    assert 8 * Forecaster(48).words <= 26_000
+    assert len({f.fingerprint for f in (HOURLY, FOUND, Forecaster(24, level=0.9), Forecaster(25))}) == 4

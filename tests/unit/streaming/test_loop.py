@@ -1,0 +1,304 @@
+"""The learning loop of a job: only what was announced is taken up, and all is learned once, killed or not."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from models import rules
+from models.learners import Logistic
+from models.linear import linear
+from models.registry import Registry, announcement
+from schemas import frames
+from schemas.fraud import FraudOutcome
+from schemas.models import Announcement, decode, encode
+from schemas.topics import Topics
+from streaming import loop
+from streaming.learning import learning
+from streaming.loop import ExampleOperator, LearnOperator, Models, Served, Taught
+from streaming.plan import Plan, plan
+from streaming.workloads import load
+
+DAY, NOW = 86_400_000, 1_800_000_000_000
+OWN, A, B, C = (linear("small", {"value": weight, "key_count_1h": 0.0}) for weight in (-0.05, 0.1, 0.2, 0.3))
+LEARNED = "small-logistic-000000000000"
+_pack = msgspec.msgpack.encode
+
+
+def small(**options: object) -> Plan:
+    """A plan of two columns that learns."""
+    rule = {"promotion": rules.promotion(labels=10**6), "horizon": "10d", "presume": False} | options
+    learns = learning(**rule)  # type: ignore[arg-type]
+    model = {"model": OWN, "inputs": ("value", "key_count_1h"), "learners": (Logistic(rate=0.05),), "budget": "10s"}
+    return plan(replace(load("reference"), name="small", outcome=FraudOutcome, learning=learns, **model))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """One in which nothing is."""
+    return Registry(tmp_path / "models")
+
+
+def told(models: Models) -> tuple[tuple[str | None, ...] | None, list[str]]:
+    """Champion and challengers that are to be taken up, and the models that were refused."""
+    ready, signals = models.take()
+    said = [json.loads(frames.sink_parts(signal)[1] or b"") for signal in signals]
+    assert all(signal["kind"] == "refused" and signal["workload"] == "small" for signal in said)
+    refused = [signal["detail"]["model"] for signal in said]
+    if ready is None:
+        return None, refused
+    champion, beside = ready
+    return (champion.artifact.version if champion else None, *(c.artifact.version for c in beside)), refused
+
+
+def test_only_what_was_announced_is_taken_up(registry: Registry) -> None:
+    """Bytes that are not the announced ones decide, or a bad announcement takes the champion away without a word."""
+    for model in (A, B):
+        registry.register("small", model)
+    registry.promote("small", A.version)
+    models, good = Models(small(), "small"), announcement(registry, "small")
+    assert good.champion is not None
+    bad: list[Announcement] = [
+        msgspec.structs.replace(good, champion=msgspec.structs.replace(good.champion, **wrong))
+        for wrong in (
+            {"sha256": "0" * 64}, {"size": good.champion.size + 1}, {"size": 1}, {"url": "/nowhere"},
+            {"url": "what://is/this"}, {"version": "small-000000000000"}, {"manifest": msgspec.Raw(b"[]")},
+        )
+    ]  # fmt: skip
+    for revision, one in enumerate(bad, start=10):
+        models.announced(encode(msgspec.structs.replace(one, revision=revision)), wait=True)
+        assert told(models) == (None, [one.champion.version if one.champion else ""])
+    for garbage in (b"", b"\xff\x00", b"{}", encode(good)[:-5], b'{"workload": "small", "revision": -1, "at": 0}'):
+        models.announced(garbage, wait=True)
+        assert told(models) == (None, ["announcement"])
+    models.announced(encode(msgspec.structs.replace(good, workload="other", revision=99)), wait=True)
+    models.announced(encode(msgspec.structs.replace(good, revision=3)), wait=True)
+    assert told(models) == (None, [])
+    models.announced(encode(msgspec.structs.replace(good, revision=20)), wait=True)
+    assert told(models) == ((A.version, B.version), [])
+    assert told(models) == (None, [])
+    models.announced(encode(msgspec.structs.replace(good, revision=20, champion=None)), wait=True)
+    assert told(models) == (None, [])
+    wrong = msgspec.structs.replace(bad[0], revision=21)  # of a version that is loaded
+    models.announced(encode(wrong), wait=True)
+    assert told(models) == (None, [A.version])
+    broken = tuple(msgspec.structs.replace(version, sha256="1" * 64) for version in good.challengers)
+    models.announced(encode(msgspec.structs.replace(good, revision=22, challengers=broken)), wait=True)
+    assert told(models) == ((A.version,), [B.version])
+    models.announced(encode(msgspec.structs.replace(good, revision=23, champion=None)), wait=True)
+    assert told(models) == ((None, B.version), [])
+
+
+def test_a_good_announcement_counts_though_a_bad_one_follows(registry: Registry) -> None:
+    """While a model is being tried, a newer, bad announcement makes the job forget it."""
+    registry.register("small", A)
+    registry.promote("small", A.version)
+    models, good = Models(small(), "small"), announcement(registry, "small")
+    assert good.champion is not None
+    wrong = msgspec.structs.replace(good.champion, sha256="0" * 64)
+    models.announced(encode(good), wait=False)
+    models.announced(encode(msgspec.structs.replace(good, revision=9, champion=wrong)), wait=True)
+    assert told(models) == ((A.version,), [A.version])
+
+
+def rows(count: int, days: float, first: int = 20, seed: int = 1) -> list[bytes]:
+    """Examples on their way to the teacher; the champion is mostly wrong, what was learned mostly right."""
+    rng, of, made = np.random.default_rng(seed), small(), []
+    known = np.sort(rng.integers(0, int(days * DAY), count)) + first * DAY
+    for i, at in enumerate(known.tolist()):
+        row = rng.normal(0, 10, len(of.names))
+        label = bool(row[of.names.index("value")] + rng.normal(0, 3) > 0)
+        versions, scores = (OWN.version, LEARNED), (0.3 + 0.4 * (not label), 0.1 + 0.8 * label)
+        served = Served(f"k{i}", at - 1000, 1.0, versions, scores, row.tobytes())
+        made.append(frames.row(at, b"", _pack(Taught(f"e{seed}-{i}", at, label, False, "", served))))
+    return made
+
+
+Said = tuple[list[Announcement], list[tuple[str, dict[str, object]]]]
+
+
+def teach(operator: LearnOperator, records: Sequence[bytes], size: int = 300) -> Said:
+    """Announcements, and what is signalled but measures, of `records` in batches."""
+    announced, signals = [], []
+    for start in range(0, max(len(records), 1), size):
+        part = records[start : start + size]
+        request = frames.build_request([0] * len(part), [0] * len(part), part, [b""], [b""])
+        for tag, frame in frames.parse_response(operator.process(request))[0]:
+            value = frames.sink_parts(frame)[1] or b""
+            if tag == frames.MODEL:
+                announced.append(decode(value))
+            else:
+                found = json.loads(value)
+                signals += [(found["kind"], found["detail"])] if found["kind"] != "evaluation" else []
+    return announced, signals
+
+
+def opened(of: Plan, registry: Registry) -> LearnOperator:
+    """The operator as a job opens it."""
+    return LearnOperator(of, Topics("small"), str(registry.url))
+
+
+def serving(announced: Announcement) -> tuple[str | None, list[str]]:
+    """Champion and challengers."""
+    champion = announced.champion.version if announced.champion else None
+    return champion, [version.version for version in announced.challengers]
+
+
+def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart a job learns, promotes and announces something else than without it, or cannot start."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    of, records = small(promotion=rules.promotion(labels=500)), rows(3000, 6.0)
+    whole = Registry(tmp_path / "whole")
+    expected, signals = teach(opened(of, whole), records)
+    assert "promote" in {kind for kind, _ in signals}
+    assert len(expected) >= 5
+    for number, (cut, lost) in enumerate([(300, 0), (1200, 0), (300, 1500), (900, 2100), (2400, 600)]):
+        registry = Registry(tmp_path / str(number))
+        first = opened(of, registry)
+        found, heard = teach(first, records[:cut])
+        state = first.snapshot(b"")
+        teach(first, records[cut : cut + lost])  # not in the checkpoint: it comes again
+        second = opened(of, registry)
+        second.restore(state)
+        assert second.snapshot(b"") == state
+        more, said = teach(second, records[cut:])
+        assert [*heard, *said] == signals
+        if not lost:
+            assert [serving(one) for one in (*found, *more)] == [serving(one) for one in expected]
+        assert serving(more[-1]) == serving(expected[-1])
+        assert set(registry.challengers("small")) == set(whole.challengers("small"))
+        assert registry.champion("small") == whole.champion("small")
+        assert {e.version for e in registry.versions("small")} == {e.version for e in whole.versions("small")}
+
+
+def test_the_registry_says_what_serves(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aliases differ from what the teacher decided, old versions stay in shadow, or the old champion leaves it."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    operator = opened(small(promotion=rules.promotion(labels=500)), registry)
+    announced, signals = teach(operator, rows(3000, 6.0))
+    lineup = operator._teacher.lineup
+    assert lineup.champion.startswith("small-logistic-")
+    assert serving(announced[-1]) == (lineup.champion, [OWN.version])
+    assert (registry.champion("small"), registry.challengers("small")) == (lineup.champion, (OWN.version,))
+    (promoted,) = (r for r in registry.history("small") if r.why.startswith("promote by test"))
+    assert promoted.by == "learning"
+    assert [one.revision for one in announced] == sorted({one.revision for one in announced})
+    worse = rows(3000, 6.0, first=30, seed=2)  # the champion of old is right by now
+    turned = []
+    for record in worse:
+        taught = msgspec.msgpack.decode(loop.payload(record), type=Taught)
+        good = 0.1 + 0.8 * taught.label
+        served = msgspec.structs.replace(taught.served, scores=(good, 1 - good))
+        turned.append(frames.row(taught.known, b"", _pack(msgspec.structs.replace(taught, served=served))))
+    announced, signals = teach(operator, turned)
+    assert "rollback" in {kind for kind, _ in signals}
+    assert OWN.version in [serving(one)[0] for one in announced]
+    assert registry.champion("small") == operator._teacher.lineup.champion
+
+
+def test_what_people_decide_is_followed(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A promotion, a rollback or a freeze by hand is undone by the job, or ends it."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    operator = opened(small(), registry)
+    teach(operator, rows(900, 3.0))
+    learned = registry.challengers("small")[0]
+    registry.promote("small", learned, by="ann")
+    (announced, *_), signals = teach(operator, [])
+    assert signals == [("champion", {"version": learned, "instead": OWN.version, "by": "hand"})]
+    assert serving(announced) == (learned, [OWN.version])
+    registry.freeze("small", by="ann")
+    assert teach(operator, rows(600, 2.0, first=24, seed=2)) == ([], [])
+    assert registry.champion("small") == operator._teacher.lineup.champion == learned
+    registry.freeze("small", False, by="ann")
+    announced_, _ = teach(operator, rows(600, 2.0, first=27, seed=3))
+    newer = registry.champion("small")
+    assert newer == operator._teacher.lineup.champion != learned
+    assert serving(announced_[-1])[0] == newer
+    registry.register("small", A, by="bob")
+    registry.register("small", B, by="bob")
+    registry.promote("small", A.version, by="bob")
+    teach(operator, rows(900, 3.0, first=31, seed=4))
+    assert registry.champion("small") == operator._teacher.lineup.champion == A.version
+    assert B.version in registry.challengers("small")
+    registry.rollback("small", by="bob")
+    teach(operator, [])
+    assert registry.champion("small") == operator._teacher.lineup.champion
+    again = opened(small(), registry)
+    again.restore(operator.snapshot(b""))
+    assert teach(again, []) == ([], [])
+
+
+def test_a_rollback_to_the_model_of_the_definition_is_followed(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People go back to the model that the workload names, and the job goes on with another."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    operator = opened(small(), registry)
+    teach(operator, rows(600, 2.0))
+    registry.promote("small", registry.challengers("small")[0], by="ann")
+    teach(operator, [])
+    registry.rollback("small", by="ann")
+    teach(operator, rows(600, 2.0, first=24, seed=2))
+    assert operator._teacher.lineup.champion == OWN.version
+    assert registry.champion("small") in (None, OWN.version)
+
+
+def test_a_registry_that_is_down_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the registry does not answer, events are not decided, or what was learned then is never announced."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    path = tmp_path / "models"
+    path.write_text("no folder")
+    operator = opened(small(), Registry(path))
+    records = rows(1200, 4.0)
+    announced, signals = teach(operator, records[:800])
+    assert (announced, {kind for kind, _ in signals}) == ([], {"model", "unavailable"})
+    again = opened(small(), Registry(path))
+    again.restore(operator.snapshot(b""))
+    path.unlink()
+    announced, _ = teach(again, [])
+    assert [serving(one) for one in announced] == [(None, [])]  # what was made meanwhile died with the first
+    for one in (operator, again):
+        announced, _ = teach(one, records[800:])
+        assert serving(announced[-1]) == (None, list(one._teacher.lineup.challengers))
+
+
+def test_examples_come_of_decisions_and_outcomes() -> None:
+    """The job's join loses an example, a timer, or a value of it on the way to the topic and the teacher."""
+    of, topics = small(), Topics("small")
+    operator = ExampleOperator(of, topics, report=True)
+    row = np.arange(float(len(of.names)))
+    decision = frames.row(50 * DAY, b"e1", _pack(Served("k", 50 * DAY, 2.0, ("v", "w"), (0.5, 0.25), row.tobytes())))
+    outcome = {"event": "e1", "at": 51 * DAY, "label": True, "source": "bank"}
+    good, bad = (
+        frames.write_source(frames.Source(51 * DAY, 0, i, NOW, b"e1", value))
+        for i, value in enumerate((json.dumps(outcome).encode(), b'{"event": "e1"}'))
+    )
+
+    def process(state: bytes, *records: tuple[int, bytes]) -> tuple[list[tuple[int, bytes]], bytes, int]:
+        ports, values = [port for port, _ in records], [value for _, value in records]
+        request = frames.build_request([0] * len(records), ports, values, [b"e1"], [state])
+        outputs, (after,), (timer,) = frames.parse_response(operator.process(request))
+        return outputs, after or b"", timer
+
+    outputs, waiting, timer = process(b"", (frames.MAIN, decision), (frames.SIDE, bad))
+    assert ([tag for tag, _ in outputs], timer) == ([frames.DEADLETTER], 60 * DAY)
+    outputs, due, timer = process(waiting, (frames.SIDE, good), (frames.MAIN, decision))
+    assert (outputs, timer) == ([], 51 * DAY)
+    clock = (51 * DAY).to_bytes(8, "little")
+    (example, lesson), done, timer = process(due, (frames.TIMER, clock))
+    assert (timer, len(done)) == (frames.NONE, 2)
+    said = json.loads(frames.sink_parts(example[1])[1] or b"")
+    assert {name: said[name] for name in ("event", "label", "label_at", "weight", "source", "presumed")} == {
+        "event": "e1", "label": True, "label_at": 51 * DAY, "weight": 2.0, "source": "bank", "presumed": False,
+    }  # fmt: skip
+    assert said["scores"] == {"v": 0.5, "w": 0.25}
+    assert list(said["features"].values()) == row.tolist()
+    taught = msgspec.msgpack.decode(loop.payload(lesson[1]), type=Taught)
+    assert (lesson[0], taught.id, taught.known, taught.served.row) == (frames.LESSON, "e1", 51 * DAY, row.tobytes())
+    (example, _), _, _ = process(waiting, (frames.TIMER, (60 * DAY).to_bytes(8, "little")))
+    assert json.loads(frames.sink_parts(example[1])[1] or b"")["presumed"]
+    assert process(done, (frames.MAIN, decision), (frames.SIDE, good), (frames.TIMER, clock)) == ([], done, frames.NONE)

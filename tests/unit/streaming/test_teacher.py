@@ -1,0 +1,241 @@
+"""The teacher: the same examples give the same models, verdicts and bytes, however they come and whatever is killed."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+import msgspec
+import numpy as np
+import pytest
+
+from models import rules
+from models.artifact import Artifact
+from models.learners import Logistic
+from models.linear import linear
+from schemas.errors import DefinitionError, ModelRejected
+from schemas.fraud import FraudOutcome
+from streaming.learning import learning
+from streaming.plan import Plan, plan
+from streaming.teacher import Lesson, Signal, Teacher
+from streaming.workloads import load
+
+DAY = 86_400_000
+INPUTS = ("value", "key_count_1h")
+OWN = linear("reference", {"value": -0.05, "key_count_1h": 0.0}, bias=0.0)
+RULE = rules.promotion(labels=200, alpha=0.2)
+
+
+def taught(own: Artifact = OWN, inputs: tuple[str, ...] = INPUTS, learners: int = 1, **options: object) -> Plan:
+    """A plan of two columns, with a champion that is wrong more often than not, and learners that find out."""
+    options = {"promotion": RULE, "segment": "key_count_1h", "amount": "value"} | options
+    rule = learning(**options)  # type: ignore[arg-type]
+    learns = tuple(Logistic(rate=0.05 / (i + 1), name=f"logistic{i or ''}") for i in range(learners))
+    base = replace(load("reference"), name="small", outcome=FraudOutcome, model=own, inputs=inputs)
+    return plan(replace(base, learners=learns, learning=rule))
+
+
+def lessons(
+    of: Plan, count: int = 3000, days: float = 8.0, version: str = OWN.version, drift: bool = False, seed: int = 1
+) -> list[Lesson]:
+    """Examples whose label `value` tells; with `drift`, its sign turns in the middle."""
+    rng = np.random.default_rng(seed)
+    rows = np.column_stack((rng.normal(0, 10, count), rng.integers(0, 3, (count, len(of.names) - 1))))
+    known = np.sort(rng.integers(0, int(days * DAY), count)) + 20 * DAY
+    sign = np.where(drift & (np.arange(count) > count // 2), -1, 1)
+    labels = sign * rows[:, of.names.index("value")] + rng.normal(0, 5, count) > 0
+    made = []
+    for i, row in enumerate(rows):
+        score, at = 1 / (1 + math.exp(0.05 * row[0])), int(known[i]) - int(rng.integers(0, 2 * DAY))
+        made.append(
+            Lesson(
+                f"e{i}", f"k{i % 50}", at, int(known[i]), bool(labels[i]), i % 7 == 0, 1.0 + i % 2, f"s{i % 3}",
+                (version,), (round(score, 6),), row,
+            )
+        )  # fmt: skip
+    return made
+
+
+def run(
+    of: Plan, given: Sequence[Lesson], cuts: Sequence[int] = (), restart: bool = False, serve: bool = True
+) -> tuple[Teacher, list[Signal], list[str]]:
+    """Teach in parts; with `restart` a new teacher goes on from a snapshot after each part.
+
+    With `serve` the lineage of each learner serves beside the champion, and is 0.2 from the truth.
+    """
+    teacher, signals, models = Teacher(of), list[Signal](), list[str]()
+    if serve:
+        names = [*given[0].versions, *(f"small-{learner.name}-000000000000" for learner in of.workload.learners)]
+        given = [_scored(lesson, tuple(names)) for lesson in given]
+    bounds = [0, *sorted(cuts), len(given)]
+    for start, end in pairwise(bounds):
+        signals += teacher.add(given[start:end])
+        if restart:
+            state, teacher = teacher.snapshot(), Teacher(of)
+            teacher.restore(state)
+            assert teacher.snapshot() == state
+    models += [str(signal.detail["version"]) for signal in signals if signal.kind == "model"]
+    return teacher, signals, models
+
+
+def _scored(lesson: Lesson, versions: tuple[str, ...]) -> Lesson:
+    better = [lesson.scores[0], *(0.8 if lesson.label else 0.2 for _ in versions[1:])]
+    return lesson._replace(versions=versions, scores=tuple(better))
+
+
+PLANS: list[Callable[[], Plan]] = [
+    taught,
+    lambda: taught(learners=2, cap=100, drift=rules.drift(then="reset", rows=50)),
+    lambda: taught(drift=rules.drift(then="refit", rows=50), segment=None, amount=None),
+]
+
+
+@pytest.mark.parametrize("make", PLANS)
+@pytest.mark.parametrize("drift", [False, True])
+def test_splits_and_restarts_change_nothing(make: Callable[[], Plan], drift: bool) -> None:
+    """What is learned depends on how examples came in batches, or on when a checkpoint was taken up."""
+    of = make()
+    given = lessons(of, drift=drift)
+    whole, signals, models = run(of, given)
+    rng = np.random.default_rng(5)
+    assert len(models) > 5
+    assert {"model", "promote"} <= {signal.kind for signal in signals}
+    for pieces, restart in ((1, True), (7, False), (7, True), (400, False), (40, True)):
+        cuts = rng.integers(0, len(given), pieces).tolist()
+        teacher, told, made = run(of, given, cuts, restart)
+        assert made == models
+        assert told == signals
+        assert teacher.snapshot() == whole.snapshot()
+        assert (teacher.lineup, teacher.refit_wanted) == (whole.lineup, whole.refit_wanted)
+        assert repr(teacher.report()) == repr(whole.report())
+
+
+def test_drift_resets_the_learner_or_asks_for_a_refit() -> None:
+    """A declared reset or refit does not happen when the world turns, or when nothing, or only good, happened."""
+    actions: tuple[Literal["reset", "refit", "nothing"], ...] = ("reset", "refit", "nothing")
+    for then in actions:
+        of = taught(drift=rules.drift(then=then), promotion=rules.promotion(labels=10**6))
+        better = lessons(of, 6000, drift=True)
+        worse = [lesson._replace(label=not lesson.label) for lesson in better]
+        for given, kinds, acts in (
+            (lessons(of, 6000), set(), False),
+            (better, {"loss"}, False),
+            (worse, {"loss"}, True),
+        ):
+            teacher, signals, _ = run(of, given, serve=False)
+            assert {s.detail["measure"] for s in signals if s.kind == "drift"} == kinds
+            assert teacher.refit_wanted == (acts and then == "refit")
+            assert (teacher._learners[0].learned < 5000) == (acts and then == "reset")
+
+
+def test_a_promotion_is_no_drift() -> None:
+    """A better champion errs less than the one before, and the learners are reset for it."""
+    of = taught(drift=rules.drift(then="reset"))
+    _, signals, _ = run(of, lessons(of))
+    assert "promote" in {signal.kind for signal in signals}
+    assert "drift" not in {signal.kind for signal in signals}
+
+
+def test_drift_is_watched_though_the_champion_has_a_new_version_every_day() -> None:
+    """Labels come when their version serves no longer: drift of a champion that learns is never seen."""
+    of = taught()
+    teacher = Teacher(of)
+    teacher.follow("small-logistic-000000000001", True, 0)
+    found = teacher.add(lessons(of, 6000, version="small-logistic-000000000000", drift=True))
+    assert "drift" in {signal.kind for signal in found}
+
+
+def test_what_is_no_number_breaks_nothing() -> None:
+    """One event with a NaN or an infinity stops all compiling, poisons the costs, or ends the job."""
+    costs = rules.evaluation(costs=rules.Costs(1.0, 1.0, by_amount=True))
+    of = taught(evaluation=costs)
+    given = lessons(of)
+    strange = (math.nan, math.inf, -math.inf, 1e300, -1e308)
+    for i in range(0, len(given), 3):
+        row = np.array(given[i].row)
+        row[i % 2] = strange[i % len(strange)]
+        given[i] = given[i]._replace(row=row)
+    given[7] = given[7]._replace(scores=(math.nan,))
+    teacher, signals, models = run(of, given, serve=False)
+    assert len(models) >= 7
+    assert "refused" not in {signal.kind for signal in signals}
+    assert math.isfinite(teacher.quality()[OWN.version]["prequential_cost"])
+    other = Teacher(of)
+    other.restore(teacher.snapshot())
+    assert other.snapshot() == teacher.snapshot()
+
+
+def test_people_decide_and_freeze() -> None:
+    """A promotion by hand is not taken up, or a frozen champion is replaced: by a verdict, or a newer version."""
+    of = taught(promotion=rules.promotion(labels=10**6))
+    given = lessons(of)
+    teacher, _, models = run(of, given)
+    (challenger,) = teacher.lineup.challengers
+    assert challenger == models[-1]
+    (told,) = teacher.follow(challenger, True, 99)
+    assert (told.kind, told.detail["instead"], told.at) == ("champion", OWN.version, 99)
+    assert teacher.lineup.champion == challenger
+    assert teacher.lineup.challengers == (OWN.version,)
+    assert set(teacher.artifacts) == {challenger, OWN.version}
+    revision = teacher.lineup.revision
+    assert teacher.follow(challenger, True, 100) == []
+    later = [lesson._replace(known=lesson.known + 9 * DAY, at=lesson.at + 9 * DAY) for lesson in given]
+    assert not [s for s in teacher.add(later) if s.kind == "model"]
+    assert (teacher.lineup.champion, teacher.lineup.revision) == (challenger, revision)
+    teacher.follow(None, False, 0)
+    much_later = [lesson._replace(known=lesson.known + 18 * DAY) for lesson in given]
+    assert [s.detail["role"] for s in teacher.add(much_later) if s.kind == "model"] == ["champion"] * 8
+    strange = "reference-123456789abc"  # registered by hand, of no lineage that is taught here
+    teacher.follow(strange, False, 0)
+    assert teacher.lineup.champion == strange
+    teacher.follow(OWN.version, False, 0)
+    assert teacher.lineup.champion == OWN.version
+
+
+def test_frozen_contests_decide_nothing() -> None:
+    """A verdict falls though people froze the champion."""
+    of = taught()
+    teacher, given = Teacher(of), [_scored(x, (OWN.version, "small-logistic-000000000000")) for x in lessons(of)]
+    teacher.follow(None, True, 0)
+    assert not [s for s in teacher.add(given) if s.kind in ("promote", "rollback")]
+    teacher.follow(None, False, 0)
+    more = [lesson._replace(known=lesson.known + 9 * DAY) for lesson in given]
+    assert [s.kind for s in teacher.add(more) if s.kind in ("promote", "rollback")] == ["promote"]
+
+
+def test_one_source_counts_so_often_a_day() -> None:
+    """Outcomes that one source forges in bulk are learned, or what was presumed counts as from one source."""
+    of = taught(cap=10)
+    given = lessons(of, 2048, days=1.0)
+    teacher, _, _ = run(of, given)
+    days = {(lesson.known // DAY, lesson.source) for lesson in given if not lesson.presumed}
+    presumed = sum(lesson.presumed for lesson in given)
+    expected = {"examples": presumed + 10 * len(days), "presumed": presumed, "waiting": 0}
+    counts = teacher.report()["counts"]
+    assert {name: counts[name] for name in expected} == expected  # type: ignore[index]
+    assert teacher.counts["capped"] == len(given) - expected["examples"]
+
+
+def test_another_definition_is_refused_or_taken_over() -> None:
+    """A job goes on with what another workload learned, or waits for ever for a model that its definition dropped."""
+    of = taught()
+    teacher, _, _ = run(of, lessons(of), serve=False)
+    state = teacher.snapshot()
+    renamed = plan(replace(of.workload, name="other"))
+    for other in (renamed, taught(inputs=INPUTS[::-1]), taught(learners=2), taught(segment=None)):
+        with pytest.raises(ModelRejected, match="snapshot"):
+            Teacher(other).restore(state)
+    for bad in (b"", state[:-1], msgspec.msgpack.encode({"type": "other"})):
+        with pytest.raises(ModelRejected):
+            Teacher(of).restore(bad)
+    for name in ("reference", "another"):
+        own = linear(name, {"value": 0.3}, bias=0.1)
+        new = Teacher(taught(own=own))
+        new.restore(state)
+        assert new.lineup.champion == own.version
+        assert OWN.version not in new.lineup.challengers
+    with pytest.raises(DefinitionError, match="no column 'amuont'"):
+        Teacher(taught(amount="amuont"))
+    with pytest.raises(DefinitionError, match="amount"):
+        taught(evaluation=rules.evaluation(costs=rules.Costs(1.0, 1.0, by_amount=True)), amount=None)
