@@ -30,7 +30,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 def start(settings: Settings, *words: str) -> subprocess.Popen[str]:
     """Begin a command, with its standard output to be read."""
     environment = inherited() | settings.environment()
-    return subprocess.Popen([str(MILLRACE), *words], env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [str(MILLRACE), *words], env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
+
+
+def interruptible() -> None:
+    """Let a command hear Ctrl-C also where the tests run in the background of a shell, which ignores it there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(settings: Settings, *words: str) -> str:

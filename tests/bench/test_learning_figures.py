@@ -1,0 +1,100 @@
+"""What continuous learning promises, measured on whole simulated half-years: `pytest -m bench -k learned -s`."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from models import metrics
+from streaming.simulator import BOOK_START, DAY, Frauds, Spec, simulate
+from tests.bench.test_figures import FIRST_TEST_DAY, millrace
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
+
+CHANGE = 120
+"""Day from which frauds are others."""
+
+
+class Decided(msgspec.Struct):
+    """What is read of a decision."""
+
+    id: str
+    at: int
+    key: str
+    score: float
+
+
+class Told(msgspec.Struct):
+    """What is read of an outcome."""
+
+    event: str
+    label: bool
+
+
+class Run:
+    """One replay of simulated files: days, cards, labels and served scores of all events."""
+
+    def __init__(self, folder: Path, *words: str):
+        events, outcomes, out = (folder / name for name in ("events.jsonl", "outcomes.jsonl", "decisions.jsonl"))
+        files = ("--events", str(events), "--outcomes", str(outcomes), "--out", str(out))
+        result = millrace("replay", "fraud", *files, *words)
+        self.seconds = float(str(result["seconds"]))
+        decoder, told = msgspec.json.Decoder(Decided), msgspec.json.Decoder(Told)
+        decisions = [decoder.decode(line) for line in out.open("rb")]
+        truth = {o.event: o.label for o in map(told.decode, outcomes.open("rb"))}
+        self.day = (np.array([d.at for d in decisions]) - BOOK_START) // DAY
+        self.card = np.array([int(d.key[1:]) for d in decisions])
+        self.score = np.array([d.score for d in decisions])
+        self.label = np.array([truth[d.id] for d in decisions], np.float64)
+
+    def average_precision(self, first: int, last: int) -> float:
+        """Of the events of some days."""
+        rows = (self.day >= first) & (self.day < last)
+        return metrics.average_precision(self.label[rows], self.score[rows])
+
+    def book(self) -> tuple[float, float, float]:
+        """AP, AUC and card precision, means of the book's four test weeks."""
+        found = []
+        for start in range(FIRST_TEST_DAY, FIRST_TEST_DAY + 28, 7):
+            _, rows = metrics.book_fold(self.day, self.card, self.label, start)
+            label, score = self.label[rows], self.score[rows]
+            precision = metrics.card_precision(self.day[rows], self.card[rows], label, score)
+            found.append((metrics.average_precision(label, score), metrics.roc_auc(label, score), precision))
+        ap, auc, cp = np.mean(found, axis=0).tolist()
+        return ap, auc, cp
+
+
+def test_what_is_learned_in_a_replay(tmp_path: Path) -> None:
+    """If this fails, learning with weekly refits makes the shipped model worse, is too slow, or something leaks."""
+    simulate(Spec()).write(tmp_path / "events.jsonl", tmp_path / "outcomes.jsonl")
+    alone = Run(tmp_path, "--set", "learn=true")
+    whole = Run(tmp_path, "--set", "learn=true", "--refit", "7d")
+    ap, auc, cp = whole.book()
+    found = {"ap": ap, "auc": auc, "cp_at_100": cp, "seconds": alone.seconds, "seconds_with_refits": whole.seconds}
+    print(json.dumps(found))
+    assert 0.74 <= ap <= 0.79
+    assert cp >= 0.31
+    assert auc >= 0.877
+
+
+def test_learned_after_a_change(tmp_path: Path) -> None:
+    """If this fails, new kinds of fraud are missed for longer than labels need to come, and three days."""
+    changed = Frauds(amount_above=110.0)
+    simulate(Spec(drift=((CHANGE, changed),))).write(tmp_path / "events.jsonl", tmp_path / "outcomes.jsonl")
+    frozen = Run(tmp_path)
+    learned = Run(tmp_path, "--set", "learn=true", "--refit", "7d")
+    after = CHANGE + 7 + 3
+    found = {
+        name: {
+            "before": run.average_precision(CHANGE - 20, CHANGE),
+            "until_labels": run.average_precision(CHANGE, CHANGE + 7),
+            "after": run.average_precision(after, after + 10),
+            "later": run.average_precision(after + 10, after + 30),
+        }
+        for name, run in (("learned", learned), ("frozen", frozen))
+    }
+    print(json.dumps(found))
+    assert found["learned"]["after"] >= 0.95 * found["learned"]["before"]
+    assert found["learned"]["after"] > found["frozen"]["after"]
