@@ -13,6 +13,8 @@ from operators.kernels.forecast_state import Floats, Halves, Ints, Plan
 CAP = 5.0
 """Largest loss that counts, in mean seasonal differences."""
 DECAY = 0.999
+SHARE = 0.02
+"""Part of the mean that is added before a logarithm where values come near zero, and least value where none did."""
 POWER = 4.0
 MARGIN = 0.5
 """How far beyond the values seen a forecast may go, in standard deviations."""
@@ -39,7 +41,7 @@ def value(s: Floats, f: Halves, p: Plan, t: int) -> float:
 def scaled(s: Floats, x: float) -> float:
     """`x` on the second scale: logarithmic where the series allows, standardised."""
     if s[S.LOG] > 0.0:
-        low = 0.1 * s[S.LOW] if s[S.SHIFT] == 0.0 else 0.0
+        low = SHARE * s[S.MEAN] if s[S.SHIFT] == 0.0 else 0.0
         return float((math.log(max(x, low) + s[S.SHIFT]) - s[S.LOG_MEAN]) / s[S.LOG_SPREAD])
     return float((x - s[S.MEAN]) / s[S.SPREAD])
 

@@ -6,13 +6,12 @@ import numpy as np
 
 from models.kernels import kernel
 from operators.kernels import forecast_state as S
-from operators.kernels.forecast_learn import Room, keep, learn, look, members, scaled, score, value
+from operators.kernels.forecast_learn import SHARE, Room, keep, learn, look, members, scaled, score, value
 from operators.kernels.forecast_pool import correlation, least_zero, line, phases, smooth_learn
 from operators.kernels.forecast_state import Floats, Halves, Ints, Plan
 
 HOUR, DAY, WEEK, YEAR = 3_600_000.0, 86_400_000.0, 604_800_000.0, 31_556_952_000.0
 GROWTH = 1.5
-SHARE = 0.02
 PRIOR = 8.0
 """Observations that the loss charged beforehand is worth."""
 TRUST = 1.3

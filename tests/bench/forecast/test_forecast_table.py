@@ -15,10 +15,8 @@ from tests.bench.forecast.series import HOURLY, SHORT, Series, hourly, short
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 STRIDE = 29
 """Steps between scored origins, so that they wander through the day."""
-SLOW = {"ARIMA": 6}
 DIRECT = ("ETS", "ARIMA")
 """Methods whose own season is of at most 24 steps; longer ones are taken out by STL first."""
-"""Methods that are given every so many of the short series only."""
 
 
 def figures(s: Series, method: str, all_: dict[str, object]) -> Floats:
@@ -47,9 +45,8 @@ def table(found: list[Series], long: bool) -> dict[str, dict[str, Floats]]:
         for method in all_:
             if method in DIRECT and series[0].seasons[0] > 24:
                 continue
-            some = series if long else series[:: SLOW.get(method, 1)]
-            figures(some[0], method, all_)
-            rows = np.array([figures(s, method, all_) for s in some])
+            figures(series[0], method, all_)
+            rows = np.array([figures(s, method, all_) for s in series])
             result[dataset][method] = means = rows.mean(axis=0)
             print(f"{method:16s} {means[0]:6.3f} {means[1]:6.2f} {100 * means[2]:7.1f} {means[3]:10.4f}", flush=True)
     return result
@@ -66,11 +63,15 @@ def test_hourly_table() -> None:
 
 def test_short_table() -> None:
     """If this fails, monthly series are worth a batch method's time."""
-    result = table(short(), long=False)["M3 monthly"]
+    found = short()
+    result = table(found, long=False)["M3 monthly"]
     batch = {method: result[method][0] for method in ("ETS", "Theta", "ARIMA")}
     best = min(batch, key=lambda m: batch[m])
     assert result["ours"][0] <= 1.03 * batch[best]
-    assert result["ours"][3] <= result[best][3] / 100.0
+    forecasts = np.mean([np.isfinite(s.values).sum() for s in found if s.dataset == "M3 monthly"])
+    ratio = result[best][3] / (result["ours"][3] / forecasts)
+    print(f"\nM3 monthly: best batch method {best}; one forecast of it costs as much as {ratio:.0f} of ours")
+    assert ratio >= 100.0
 
 
 def test_cost() -> None:

@@ -180,8 +180,10 @@ def test_late_and_repeated_observations_change_nothing() -> None:
         (np.arange(400) % 100, -30.0, 130.0),
         (np.concatenate([np.full(200, 5.0), daily(200)]), 0.0, 200.0),
         (np.concatenate([daily(200), daily(200) * 1e5]), 0.0, 2e7),
+        (np.concatenate([daily(300), np.zeros(100)]), 0.0, 160.0),
+        (np.concatenate([daily(300), -daily(100)]), -230.0, 230.0),
     ],
-    ids=["constant", "zero", "counts", "negative", "far", "tiny", "resets", "wakes", "scale"],
+    ids=["constant", "zero", "counts", "negative", "far", "tiny", "resets", "wakes", "scale", "dies", "turns"],
 )
 def test_odd_series_get_sensible_forecasts(values: Floats, low: float, high: float) -> None:
     """If this fails, a series that is not a smooth wave gets nonsense."""
