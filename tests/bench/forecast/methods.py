@@ -97,6 +97,8 @@ def methods(long: bool) -> dict[str, Callable[[Series, Floats], Answer]]:
     from river import linear_model, optim, preprocessing, time_series
     from statsforecast.models import MSTL, AutoARIMA, AutoETS, AutoTheta
 
+    small = {"max_p": 2, "max_q": 2, "max_P": 1, "max_Q": 1, "nmodels": 12}
+
     def snarimax(s: Series) -> Any:
         regressor = preprocessing.StandardScaler() | linear_model.LinearRegression(
             optimizer=optim.SGD(0.01), intercept_lr=0.1
@@ -106,7 +108,6 @@ def methods(long: bool) -> dict[str, Callable[[Series, Floats], Answer]]:
     def arima(s: Series) -> Any:
         if not long:
             return AutoARIMA(season_length=s.seasons[0])
-        small = {"max_p": 2, "max_q": 2, "max_P": 1, "max_Q": 1, "nmodels": 12}
         return AutoARIMA(season_length=s.seasons[0], approximation=True, **small)
 
     river = {
@@ -127,6 +128,8 @@ def methods(long: bool) -> dict[str, Callable[[Series, Floats], Answer]]:
         "ETS": batch(lambda s: AutoETS(s.seasons[0]), 8),
         "ARIMA": batch(arima, 4),
         "STL + ETS": batch(lambda s: MSTL(list(s.seasons), trend_forecaster=AutoETS(model="ZZN")), 8),
-        "STL + ARIMA": batch(lambda s: MSTL(list(s.seasons), trend_forecaster=AutoARIMA()), 8),
+        "STL + ARIMA": batch(
+            lambda s: MSTL(list(s.seasons), trend_forecaster=AutoARIMA(approximation=True, **small)), 4
+        ),
         **river,
     }
