@@ -23,11 +23,12 @@ from schemas.time import duration
 
 Floats = NDArray[np.float64]
 
-VERSION = 1
+VERSION = 2
 """Of the layout of a state and of what its numbers mean."""
 
 DETECTORS = (
-    "level", "forecast", "seasonal", "drift", "spread", "half_space", "shape", "stuck", "distance",
+    "level", "forecast", "seasonal", "drift", "spread", "half_space", "shape", "stuck", "distance", "shift",
+    "jump",
 )  # fmt: skip
 FLAGS = ("gap", "duplicate", "late", "stuck", "scale", "missing", "repeat")
 """What bit 0, 1, … of the column `flags` says of a reading."""
@@ -101,12 +102,13 @@ class Detector:
         zero[:, A.BOUND : A.TAIL] = np.nan
         zero[:, A.RECORD] = -np.inf
         singles = zero.view(np.float32)
-        singles[:, 2 * A.RINGS : 2 * A.OWN] = -np.inf
+        singles[0, 2 * A.RINGS : 2 * A.OWN] = -np.inf
+        singles[1, 2 * A.RINGS : 2 * many.OWN] = -np.inf
         singles[0, 2 * one.DAY : 2 * one.BASIS] = np.nan
         zero[0, one.LAST] = np.nan
-        zero[0, one.INVERSE : one.DAY : one.INPUTS + 1] = 100.0
+        zero[0, [one.INVERSE + A.cell(i, i) for i in range(one.INPUTS)]] = 100.0
         for matrix in (many.LEVELS, many.CHANGES) if self.values else ():
-            zero[1, [matrix + many.cell(i, i) for i in range(many.LIMIT)]] = 1.0
+            zero[1, [matrix + A.cell(i, i) for i in range(many.LIMIT)]] = 1.0
         return zero
 
     def zero(self, states: Floats) -> None:

@@ -1,7 +1,7 @@
 """What the anomaly kernels share: a sensor's clock, its records, its conformal score, its alarm.
 
 A sensor's state is one row of float64 words: this header, then the words of its detectors (`anomaly_one`,
-`anomaly_many`). Rolling extremes are kept as block maxima: for each of 12 sketches the maxima of the last 32 blocks,
+`anomaly_many`). Rolling extremes are kept as block maxima: for each of 14 sketches the maxima of the last 32 blocks,
 of 8 readings at first and, merged in pairs while the sensor is young, of 128 in the end, so that the window is 4,096
 readings. What belongs to the block of the present does not count yet: a slow anomaly does not become its own norm.
 A reading's excess over a sketch is in units of the mean excess of the largest maxima (Pickands' and Hill's idea of a
@@ -21,7 +21,7 @@ Singles = NDArray[np.float32]
 Given = tuple[Floats, Floats, Floats, Floats, Floats, Floats]
 """What every reading is given: a fresh state, the rules (see `judge`), room for raw numbers, x, y, sums."""
 
-SKETCHES, BLOCKS, FIRST, LONGEST, KTH = 12, 32, 8, 128, 5
+SKETCHES, BLOCKS, FIRST, LONGEST, KTH = 14, 32, 8, 128, 5
 BINS = 32
 
 (
@@ -48,15 +48,20 @@ TAIL = BOUND + SKETCHES
 BODY = TAIL + SKETCHES
 RINGS = BODY + BINS // 2
 OWN = RINGS + SKETCHES * BLOCKS // 2
-SCORE = SKETCHES - 1
+SCORE = 0
+"""Sketch of the combined scores; after it come those of the detectors, of which a sensor has as many as it uses."""
 
-TOLD, MEMBERS = 5, 9
-"""A row tells score, alarm, state, flags and threshold, then what each of nine detectors found, then values."""
-(LEVEL, FORECAST, SEASONAL, DRIFT, SPREAD, HALF_SPACE, SHAPE, UNCHANGED, DISTANCE) = range(TOLD, TOLD + MEMBERS)
+TOLD, MEMBERS = 5, 11
+"""A row tells score, alarm, state, flags and threshold, then what each of eleven detectors found, then values."""
+(LEVEL, FORECAST, SEASONAL, DRIFT, SPREAD, HALF_SPACE, SHAPE, UNCHANGED, DISTANCE, SHIFT, JUMP) = range(
+    TOLD, TOLD + MEMBERS
+)
 
 GAP, DUPLICATE, LATE, STUCK, SCALE, MISSING, REPEAT = (1 << bit for bit in range(7))
 OK, WARMING, CANNOT = range(3)
 
+RECENT = 24.0
+"""Readings over which `local` learns what is usual of late."""
 FLOOR = 0.1
 """Part of a bound that is added to its mean excess: what a tail of nothing but noise may have."""
 HEAVY = 3.0
@@ -65,10 +70,10 @@ MOST = 34.0
 """-log of the least p-value: about what float64 can tell from 1 - p."""
 GAIN = 0.5
 """How far one alarm, or a verdict, moves a sensor's threshold (in -log p)."""
-DAMPED_TO, ORDINARY, MASK = 0.3, 3.0, 12.0
+DAMPED_TO, ORDINARY, MASK = 0.3, 3.0, 6.0
 """After a surprise fit for an alarm a lesser one counts this much; what is ORDINARY is never damped.
 
-A surprise beyond MASK damps no more than one of MASK.
+A surprise beyond MASK damps no more than one of MASK: a second change is not swallowed by a greater one before it.
 """
 
 
@@ -91,6 +96,59 @@ def excess_log(s: Floats, b: int, k: int, v: float) -> float:
     elif x < -1.0:
         x = -1.0
     return x
+
+
+@part
+def cell(i: int, j: int) -> int:
+    """Place of row i and column j in a symmetric matrix that is stored as its lower triangle."""
+    return (i * (i + 1)) // 2 + j if i >= j else (j * (j + 1)) // 2 + i
+
+
+@part
+def weigh(s: Floats, o: int, n: int, x: Floats, y: Floats) -> float:
+    """y = P x and x'P x."""
+    total = 0.0
+    for i in range(n):
+        v = 0.0
+        for j in range(n):
+            v += s[o + cell(i, j)] * x[j]
+        y[i] = v
+        total += v * x[i]
+    return total
+
+
+@part
+def shrink(s: Floats, o: int, n: int, y: Floats, norm: float, keep: float) -> None:
+    """P = (P - y y' / norm) / keep (Sherman and Morrison)."""
+    for i in range(n):
+        for j in range(i + 1):
+            p = o + (i * (i + 1)) // 2 + j
+            s[p] = (s[p] - y[i] * y[j] / norm) / keep
+
+
+@kernel
+def local(s: Floats, o: int, seen: float, v: float, last: float) -> tuple[float, float]:
+    """How far a few readings' mean has come from that of the last 24, and `v` from the one before; NaN: not known yet.
+
+    In what was usual of late: the deviation, and the mean step, of the last 24, learned clipped. s[o:o + 4] are slow
+    and fast mean, variance, mean step; seen: readings before.
+    """
+    shift = jump = math.nan
+    move, deviation = v - s[o], math.sqrt(s[o + 2])
+    s[o + 1] = v if seen <= 10.0 else s[o + 1] + 0.4 * (v - s[o + 1])
+    if seen > 10.0 and deviation > 0.0:
+        shift = min(abs(s[o + 1] - s[o]) / deviation, 1e9)
+        move = min(max(move, -6.0 * deviation), 6.0 * deviation)
+    rate = max(1.0 / (seen + 1.0), 1.0 / RECENT)
+    s[o] += rate * move
+    s[o + 2] = (1.0 - rate) * (s[o + 2] + rate * move * move)
+    if last == last and seen > 0.0:
+        step = abs(v - last)
+        if seen > 10.0 and s[o + 3] > 0.0:
+            jump = min(step / s[o + 3], 1e9)
+            step = min(step, 3.0 * s[o + 3])
+        s[o + 3] += max(1.0 / seen, 1.0 / RECENT) * (step - s[o + 3])
+    return shift, jump
 
 
 @part
@@ -138,13 +196,13 @@ def bounds(s: Floats, g: Singles, b: int, k: int, best: Floats) -> None:
 
 
 @kernel
-def close(s: Floats, g: Singles, b: int, best: Floats) -> None:
-    """Count a reading into the present block; a full block enters every sketch."""
+def close(s: Floats, g: Singles, b: int, sketches: int, best: Floats) -> None:
+    """Count a reading into the present block; a full block enters the first `sketches`."""
     s[b + INSIDE] += 1.0
     if s[b + INSIDE] >= s[b + LENGTH]:
         s[b + INSIDE] = 0.0
         place = int(s[b + PLACE])
-        for k in range(SKETCHES):
+        for k in range(sketches):
             g[2 * (b + RINGS) + k * BLOCKS + place] = s[b + NOW + k]
             s[b + NOW + k] = -math.inf
         place += 1
@@ -153,14 +211,14 @@ def close(s: Floats, g: Singles, b: int, best: Floats) -> None:
             place = 0
             if s[b + LENGTH] < LONGEST:
                 place = BLOCKS // 2
-                for k in range(SKETCHES):
+                for k in range(sketches):
                     o = 2 * (b + RINGS) + k * BLOCKS
                     for i in range(place):
                         g[o + i] = max(g[o + 2 * i], g[o + 2 * i + 1])
                 s[b + FILLED] = place
                 s[b + LENGTH] *= 2.0
         s[b + PLACE] = place
-        for k in range(SKETCHES):
+        for k in range(sketches):
             bounds(s, g, b, k, best)
 
 
@@ -278,7 +336,9 @@ def add(v: float, weight: float, k: int, parts: Floats, room: Floats) -> None:
 def finish(s: Floats, g: Singles, b: int, told: tuple[float, int], rules: Floats, room: Floats, row: Floats) -> float:
     """Score, alarm, state, flags and threshold in row[:5], from what `add` gathered: mean of greatest and sum.
 
-    `told` are the milliseconds since the reading before and the flags. The combined excess comes back; NaN: none.
+    `told` are the milliseconds since the reading before and the flags. What comes back is the combined excess to be
+    remembered (NaN: none): of a surprise fit for an alarm at most a mean excess beyond the record, so that one anomaly
+    is not the norm for the next.
     """
     step, flags = told
     total = 0.5 * (room[0] + room[1]) if room[0] > 0.0 else room[0]
@@ -288,6 +348,8 @@ def finish(s: Floats, g: Singles, b: int, told: tuple[float, int], rules: Floats
     warming = s[b + READINGS] < rules[1]
     if found >= threshold and not alarm and not warming:
         flags |= REPEAT
+    if found >= threshold and s[b + RECORD] + s[b + BOUND + SCORE] > -math.inf:
+        total = min(total, s[b + RECORD] + s[b + TAIL + SCORE] + 0.2)
     row[0], row[1] = 0.0 if warming else -math.expm1(-left), 1.0 if alarm else 0.0
     row[2], row[3], row[4] = float(WARMING if warming else OK), float(flags), -math.expm1(-threshold)
     for k in range(TOLD, TOLD + MEMBERS):
@@ -314,11 +376,11 @@ def absent(s: Floats, b: int, told: tuple[float, int], rules: Floats, row: Float
 
 
 @kernel
-def keep(s: Floats, g: Singles, b: int, total: float, raw: Floats, room: Floats) -> None:
-    """Enter a reading into the records."""
+def keep(s: Floats, g: Singles, b: int, total: float, raw: Floats, room: Floats, sketches: int) -> None:
+    """Enter a reading into the records of so many sketches."""
     if total == total:
         remember(s, g, b, total)
-    for k in range(SCORE):
+    for k in range(1, sketches):
         record(s, b, k, raw[k])
     s[b + READINGS] += 1.0
-    close(s, g, b, room[2 : 2 + KTH])
+    close(s, g, b, sketches, room[2 : 2 + KTH])

@@ -16,7 +16,7 @@ from operators.kernels.tables import Floats
 
 Bytes = NDArray[np.uint8]
 
-(HIGH, LOW, FORECAST, SEASON, DRIFT, LOUD, CALM, TREES, FINE, COARSE, RUNS) = range(11)
+(HIGH, LOW, FORECAST, SEASON, DRIFT, LOUD, CALM, TREES, FINE, COARSE, RUNS, SHIFT, JUMP) = range(1, 14)
 
 (
     ORIGIN, MEAN, VARIANCE, SEEN, LAST, RUN, ERROR, FLAT_LOSS, DAY_LOSS, WEEK_LOSS, DRIFTED, SPREAD, LAGS_KNOWN,
@@ -24,21 +24,23 @@ Bytes = NDArray[np.uint8]
 ) = range(A.OWN, A.OWN + 22)  # fmt: skip
 GATHERED = A.OWN + 24
 """Of each of two scales: sum, readings in it, points of the shape, points learned from."""
-LAGS = GATHERED + 8
+LOCAL = GATHERED + 8
+LAGS = LOCAL + 4
 ORDER = 5
 INPUTS = ORDER + 2
 WEIGHTS = LAGS + ORDER
 INVERSE = WEIGHTS + INPUTS
-DAYS, WEEKS = 48, 168
-DAY = INVERSE + INPUTS * INPUTS
+DAYS, WEEKS = 48, 84
+DAY = INVERSE + INPUTS * (INPUTS + 1) // 2
 WEEK = DAY + DAYS // 2
-POINTS, PARTS, SCALES = 16, 6, (1, 4)
+POINTS, PARTS, SCALES = 16, 4, (1, 4)
 BASIS = WEEK + WEEKS // 2
 SHAPE = BASIS + 2 * PARTS * POINTS // 2
-FOREST, DEPTH, SHINGLE, GENERATION = 8, 5, 4, 250
-NODES = 1 << (DEPTH + 1)
+FOREST, DEPTH, SHINGLE, GENERATION = 4, 5, 4, 250
+LEAVES = 1 << DEPTH
+NODES = 2 * LEAVES
 MASS = SHAPE + 2 * POINTS // 2
-WORDS = MASS + 2 * FOREST * NODES // 8
+WORDS = MASS + 3 * FOREST * LEAVES // 8
 
 MINUTE, HOUR = 60_000, 3_600_000
 SWING = 16.0
@@ -79,15 +81,11 @@ def forecast(s: Floats, b: int, v: float, expected: float, x: Floats, gain: Floa
     for i in range(ORDER):
         x[1 + i] = (s[b + LAGS + i] - mean) / deviation
     x[ORDER + 1] = (expected - mean) / deviation
-    guess, norm, trace = 0.0, 0.999, 0.0
+    norm = 0.999 + A.weigh(s, b + INVERSE, INPUTS, x, gain)
+    guess, trace = 0.0, 0.0
     for i in range(INPUTS):
-        total = 0.0
-        for j in range(INPUTS):
-            total += s[b + INVERSE + i * INPUTS + j] * x[j]
-        gain[i] = total
-        norm += x[i] * total
         guess += s[b + WEIGHTS + i] * x[i]
-        trace += s[b + INVERSE + i * (INPUTS + 1)]
+        trace += s[b + INVERSE + A.cell(i, i)]
     error, usual = z - guess, s[b + ERROR]
     limit = 4.0 * usual / deviation if s[b + SEEN] > 100.0 and usual > 0.0 else math.inf
     clipped = min(max(error, -limit), limit)
@@ -95,12 +93,9 @@ def forecast(s: Floats, b: int, v: float, expected: float, x: Floats, gain: Floa
         s[b + ERROR] += (abs(clipped) * deviation - usual) * max(0.002, 1.0 / (s[b + SEEN] + 1.0))
     else:
         s[b + ERROR] = abs(error) * deviation
-    keep = 0.999 if trace < 1e4 else 1.0
     for i in range(INPUTS):
         s[b + WEIGHTS + i] += gain[i] / norm * clipped
-        for j in range(INPUTS):
-            p = b + INVERSE + i * INPUTS + j
-            s[p] = (s[p] - gain[i] * gain[j] / norm) / keep
+    A.shrink(s, b + INVERSE, INPUTS, gain, norm, 0.999 if trace < 1e4 else 1.0)
     return float(error * deviation)
 
 
@@ -118,7 +113,7 @@ def between(g: A.Singles, o: int, bins: int, place: float) -> float:
 def season(s: Floats, g: A.Singles, b: int, at: float) -> tuple[float, float, float]:
     """What to expect now by the better of two profiles, or the mean where none helps, and what either says."""
     day = between(g, 2 * (b + DAY), DAYS, at / (30.0 * MINUTE) % DAYS - 0.5)
-    week = between(g, 2 * (b + WEEK), WEEKS, (at / HOUR + 72.0) % WEEKS - 0.5)
+    week = between(g, 2 * (b + WEEK), WEEKS, (at / (2.0 * HOUR) + 36.0) % WEEKS - 0.5)
     known = at - s[b + A.BEGAN]
     flat, daily, weekly = s[b + FLAT_LOSS], s[b + DAY_LOSS], s[b + WEEK_LOSS]
     mode = 0.0
@@ -149,7 +144,7 @@ def learn_profile(s: Floats, g: A.Singles, b: int, o: int, now: int, rate: float
 def learn_season(s: Floats, g: A.Singles, b: int, at: float, v: float, day: float, week: float) -> None:
     """Add a reading to both profiles, and to what each would have lost (errors clipped at five deviations)."""
     learn_profile(s, g, b + DAY_BIN, 2 * (b + DAY), int(at / (30.0 * MINUTE) % DAYS), 0.3)
-    learn_profile(s, g, b + WEEK_BIN, 2 * (b + WEEK), int((at / HOUR + 72.0) % WEEKS), 0.4)
+    learn_profile(s, g, b + WEEK_BIN, 2 * (b + WEEK), int((at / (2.0 * HOUR) + 36.0) % WEEKS), 0.4)
     for first in (DAY_BIN, WEEK_BIN):
         s[b + first + 1] += v
         s[b + first + 2] += 1.0
@@ -166,25 +161,27 @@ def half_spaces(s: Floats, m: Bytes, b: int, x: Floats) -> float:
     first = 8 * (b + MASS)
     total = 0.0
     for tree in range(FOREST):
-        o = first + 2 * tree * NODES
+        o = first + 3 * tree * LEAVES
         node, open_ = 1, True
         for depth in range(DEPTH + 1):
-            m[o + NODES + node] += np.uint8(1)
             mass = m[o + node]
             if open_ and (depth == DEPTH or mass <= GENERATION // 10):
                 total += mass * float(1 << depth)
                 open_ = False
             if depth < DEPTH:
                 node = 2 * node + int(x[DIMENSION[tree, node]] > CUT[tree, node])
+        m[o + LEAVES + node] += np.uint8(1)
     found = -math.log((total / FOREST + 1.0) / GENERATION) if s[b + TREES_KNOWN] > 0.0 else math.nan
     s[b + TREE_COUNT] += 1.0
     if s[b + TREE_COUNT] == GENERATION:
         s[b + TREE_COUNT], s[b + TREES_KNOWN] = 0.0, 1.0
         for tree in range(FOREST):
-            o = first + 2 * tree * NODES
-            for node in range(NODES):
-                m[o + node] = m[o + NODES + node]
-                m[o + NODES + node] = 0
+            o = first + 3 * tree * LEAVES
+            for node in range(NODES - 1, 0, -1):
+                if node >= LEAVES:
+                    m[o + node], m[o + LEAVES + node] = m[o + LEAVES + node], np.uint8(0)
+                else:
+                    m[o + node] = m[o + 2 * node] + m[o + 2 * node + 1]
     return found
 
 
@@ -192,7 +189,7 @@ def half_spaces(s: Floats, m: Bytes, b: int, x: Floats) -> float:
 def shape(s: Floats, g: A.Singles, b: int, scale: int, v: float, x: Floats) -> float:
     """Distance of the last 16 points (means of SCALES[scale] readings) from the sensor's usual shapes; NaN: no point.
 
-    The usual shapes are the span of six principal components of earlier sub-sequences, learned by candid
+    The usual shapes are the span of four principal components of earlier sub-sequences, learned by candid
     covariance-free incremental PCA (Weng, Zhang and Hwang, 2003); the distance is the root mean square of the rest.
     """
     p, o = b + GATHERED + 4 * scale, 2 * (b + SHAPE) + scale * POINTS

@@ -1,6 +1,7 @@
-"""The labelled series that anomaly detectors are measured on: generated ones of ten kinds, and those of packages."""
+"""The labelled series that anomaly detectors are measured on: generated ones, and those of packages."""
 
 import csv
+import hashlib
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -137,6 +138,46 @@ def generated(seed: int, each: int = 2, n: int = 6048) -> list[Series]:
     return out
 
 
+CHANGES = ("level", "variance", "slope", "walk", "mixed", "cycle")
+
+
+def generated_changes(seed: int, values: bool, each: int = 6) -> list[Series]:
+    """`each` short series with up to eight changes for each kind of change; of two to four values if `values`."""
+    out = []
+    for i, kind in enumerate(CHANGES):
+        for k in range(each):
+            rng = np.random.default_rng([seed, 55, i, k, values])
+            lengths = rng.integers(30, 130, int(rng.integers(2, 10)))
+            lengths[0] += 70
+            n, c, begins = int(lengths.sum()), int(rng.integers(2, 5)) if values else 1, np.cumsum(lengths)[:-1]
+            touched = rng.random((len(begins), c)) < 0.6
+            touched[np.arange(len(begins)), rng.integers(0, c, len(begins))] = True
+            common = noise(rng, n, 0.7)
+            x = np.stack([_changing(rng, kind, begins[touched[:, j]], n, common) for j in range(c)], axis=1)
+            x = x * 10 ** rng.uniform(-1, 3, c) + rng.uniform(-100, 100, c)
+            out.append(Series(f"{kind}/{k}", kind, _clock(n), x, tuple((int(at), int(at) + 1) for at in begins)))
+    return out
+
+
+def _changing(rng: np.random.Generator, kind: str, begins: NDArray[np.int64], n: int, common: F64) -> F64:
+    """A series that changes where a part begins, in level, loudness, slope or size of a cycle; or a random walk."""
+    t = np.arange(n)
+    part = np.searchsorted(begins, t, side="right")
+    signs, count = rng.choice([-1.0, 1.0], (2, len(begins))), len(begins)
+    level = np.concatenate(([0.0], np.cumsum(signs[0] * rng.uniform(2, 5, count))))[part]
+    loud = np.exp(np.concatenate(([0.0], np.cumsum(signs[1] * rng.uniform(0.8, 1.6, count)))))[part]
+    trend = np.cumsum((rng.standard_normal(count + 1) * rng.uniform(0.05, 0.2))[part])
+    error = 0.8 * noise(rng, n, float(rng.choice([0.0, 0.4, 0.8]))) + 0.6 * common
+    return {
+        "level": level + error,
+        "variance": loud * error,
+        "slope": trend + 0.5 * error,
+        "walk": np.cumsum(rng.standard_normal(n) * loud / 10) + 0.5 * level,
+        "mixed": level + np.where(part % 2 == 1, 3.0, 1.0) * error,
+        "cycle": (1 + 0.3 * abs(level)) * np.sin(2 * np.pi * t / rng.choice([12, 24])) + 0.2 * error + 0.3 * trend,
+    }[kind]
+
+
 VALUE_KINDS = ("one", "apart", "shift", "still", "loud")
 
 
@@ -220,6 +261,11 @@ def _agreed(annotations: dict[str, list[int]], margin: int = 5) -> tuple[tuple[i
         if others and (not found or place > found[-1][0] + margin):
             found.append((place, place + 1))
     return tuple(found)
+
+
+def held_out(one: Series) -> bool:
+    """Whether a packaged series belongs to the half (by its name's hash) on which nothing was tuned."""
+    return hashlib.sha256(one.name.encode()).digest()[0] % 2 == 1
 
 
 def packaged() -> list[Series]:

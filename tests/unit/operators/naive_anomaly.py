@@ -110,6 +110,25 @@ def profile(at: list[int], values: list[float], width: float, bins: int, rate: f
     return found
 
 
+def recent(values: list[float]) -> list[tuple[float, float]]:
+    """Mean of the last few, and the last step, in deviations and mean steps of the last 24, clipped; NaN: not yet."""
+    found = [(math.nan, math.nan)]
+    fast = slow = values[0]
+    variance = usual = 0.0
+    for i in range(1, len(values)):
+        rate, deviation, move = max(1 / (i + 1), 1 / 24), math.sqrt(variance), values[i] - slow
+        fast = values[i] if i <= 10 else 0.6 * fast + 0.4 * values[i]
+        known = i > 10 and deviation > 0
+        shift = abs(fast - slow) / deviation if known else math.nan
+        move = float(np.clip(move, -6 * deviation, 6 * deviation)) if known else move
+        slow, variance = slow + rate * move, (1 - rate) * (variance + rate * move**2)
+        step, rate = abs(values[i] - values[i - 1]), max(1 / i, 1 / 24)
+        known = i > 10 and usual > 0
+        found.append((shift, step / usual if known else math.nan))
+        usual += rate * ((min(step, 3 * usual) if known else step) - usual)
+    return found
+
+
 def distances(rows: Floats) -> list[float]:
     """Root mean square of each row in units of the weighted second moments of the clipped rows before it."""
     n = rows.shape[1]

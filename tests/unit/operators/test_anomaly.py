@@ -69,7 +69,7 @@ def test_records_are_block_maxima(n: int, seed: int, gaps: int) -> None:
     (s, g), room, raw = fresh(), np.zeros(8), np.full(A.SKETCHES, np.nan)
     for value in values:
         raw[3] = value
-        A.keep(s, g, 0, math.nan, raw, room)
+        A.keep(s, g, 0, math.nan, raw, room, A.SKETCHES)
     kept, length = naive.blocks(values.tolist())
     assert s[A.LENGTH] == length
     bound, tail = naive.bound(kept, length)
@@ -84,7 +84,7 @@ def test_score_is_the_rank_among_block_maxima(n: int, seed: int, place: float) -
     scores = np.random.default_rng(seed).standard_normal(n)
     (s, g), room, raw = fresh(), np.zeros(8), np.full(A.SKETCHES, np.nan)
     for score in scores:
-        A.keep(s, g, 0, score, raw, room)
+        A.keep(s, g, 0, score, raw, room, A.SKETCHES)
     kept, length = naive.blocks([math.nan] * 33 + scores[33:].tolist())
     x = place * float(np.sort(scores)[-3])
     wanted, found = naive.p_value(kept, length, x), math.exp(-A.surprise(s, g, 0, x))
@@ -142,10 +142,21 @@ def test_profiles_are_means_of_visits(steps: list[tuple[int, float]]) -> None:
     for t, (_, value) in zip(at, steps, strict=True):
         one.learn_season(s, g, 0, float(t), value, math.nan, math.nan)
     values = [value for _, value in steps]
-    for place, bins, width, rate, shift in ((one.DAY, 48, HOUR / 2, 0.3, 0), (one.WEEK, 168, HOUR, 0.4, 72)):
+    for place, bins, width, rate, shift in ((one.DAY, 48, HOUR / 2, 0.3, 0), (one.WEEK, 84, 2 * HOUR, 0.4, 72)):
         wanted = naive.profile([t + shift * HOUR for t in at], values, width, bins, rate)
         found = {i: float(v) for i, v in enumerate(g[2 * place : 2 * place + bins]) if v == v}
         assert found == pytest.approx(wanted, abs=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 200), SEEDS, st.floats(0, 9))
+def test_recent_shift_and_jump_are_those_of_the_last_readings(n: int, seed: int, change: float) -> None:
+    """What a change is measured by is not what was usual of late."""
+    draw = np.random.default_rng(seed)
+    values = draw.standard_normal(n).round(1) + change * (np.arange(n) > n // 2)
+    values[0], s = 0.0, np.zeros(4)
+    found = [A.local(s, 0, float(i), v, values[i - 1] if i else math.nan) for i, v in enumerate(values.tolist())]
+    assert np.array(found) == pytest.approx(np.array(naive.recent(values.tolist())), nan_ok=True)
 
 
 @settings(max_examples=10, deadline=None)
@@ -229,6 +240,16 @@ def test_repeats_after_an_alarm_are_damped() -> None:
     assert told["alarm"][1000:1100].sum() <= 2
     assert told["alarm"][1000] == 1
     assert set(flagged(told, "repeat")) & set(range(1001, 1030))
+
+
+def test_second_change_is_seen_soon_after_the_first() -> None:
+    """The greater change hides the next, by damping or as the new norm."""
+    values = np.random.default_rng(2).standard_normal(1500)
+    values[1000:1030] += 12.0
+    values[1100:] -= 10.0
+    told = once(values)
+    assert told["score"][[1000, 1100]].min() > 0.999
+    assert told["alarm"][[1000, 1100]].all()
 
 
 def test_what_is_wrong_with_a_reading_is_named() -> None:
