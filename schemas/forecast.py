@@ -16,7 +16,9 @@ class Observation(Event, frozen=True, gc=False):
 class Forecast(Decision, frozen=True, gc=False, kw_only=True):
     """Mean and interval of each of the next steps, `step` ms apart; empty, with a reason, unless `status` is ok.
 
-    `level` is the probability of the interval, in the units of the series; `reason` is empty where all is well.
+    `level` is the probability of the interval, in the units of the series; `reason` is empty where all is well. What
+    was said of the cells seen so far, `judged` steps ahead, was off by `mase` and `smape`, lost `pinball` (scaled as
+    MASE is), and its interval held a share `coverage`.
     """
 
     status: Literal["ok", "warming", "cannot"]
@@ -26,3 +28,8 @@ class Forecast(Decision, frozen=True, gc=False, kw_only=True):
     lower: tuple[float, ...] = ()
     upper: tuple[float, ...] = ()
     reason: str = ""
+    judged: tuple[int, ...] = ()
+    mase: tuple[float, ...] = ()
+    smape: tuple[float, ...] = ()
+    pinball: tuple[float, ...] = ()
+    coverage: tuple[float, ...] = ()

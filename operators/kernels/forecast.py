@@ -18,10 +18,14 @@ RATE = 0.12
 """Step of the quantile trackers, in mean absolute normalised errors."""
 RECENT, WIDEN = 0.02, 8.0
 """Rate of the error integrator, and how much wider an interval is for each missed share beyond what is allowed."""
+FOLLOW = 0.2
+"""Part of a time's distance from the grid by which the grid is moved."""
 LARGEST = 1e30
+YOUNG = 25.0
+"""Cells after which intervals are twice as wide as errors say: these are of a pool that was started on the same cells.
+Then the excess falls as the square of the cells."""
 FAR = 1e3
 """Standard deviations from the mean at which the scale is taken to have changed."""
-CYCLE = 1 << 22
 LEAST = 0.1
 
 
@@ -31,8 +35,10 @@ def step(states: Floats, slot: Slots, at: Ints, columns: Floats, fresh: Flags, o
     halves = states.view(np.float32)
     p = plans[0]
     w = Room(
-        np.empty((S.VOTERS + 1, p.h)), np.empty(p.ring + p.h), np.empty((3, S.RAW_TERMS)), np.empty(64),
-        np.empty(S.RAW_TERMS, np.int64), np.empty(S.VOTERS + 1),
+        np.empty((S.VOTERS + 1, p.h)), np.empty(p.ring + max(p.h, p.longest)),
+        np.empty((3, S.RAW_TERMS), np.float32), np.empty(S.MEMBERS),
+        np.empty(S.RAW_TERMS, np.int64), np.empty(S.MEMBERS, np.int64), np.zeros(S.MEMBERS, np.float32),
+        np.full(1, -1.0),
     )  # fmt: skip
     for i in range(len(slot)):
         for j in range(out.shape[1]):
@@ -40,6 +46,7 @@ def step(states: Floats, slot: Slots, at: Ints, columns: Floats, fresh: Flags, o
         if not fresh[i]:
             continue
         s, f = states[slot[i]], halves[slot[i]]
+        w.looked[0] = -1.0
         observe(s, f, p, w, float(at[i]), columns[i, 0])
         s[S.SINCE] += 1.0
         if s[S.SINCE] >= p.emit:
@@ -75,9 +82,10 @@ def observe(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None
 
 @kernel
 def spacing(s: Floats, p: Plan, gaps: Floats) -> float:
-    """Step of the first observations, in ms: gaps as multiples of a short one, and a usual length if that is near.
+    """Step of the first observations, in ms: gaps as multiples of a usual one, or of a short one if that fits better.
 
-    A short one is the second quartile's first, so that a quarter and more of the cells may be missing.
+    A short one is the second quartile's first, so that a quarter and more of the cells may be missing. A length that
+    steps usually have is taken if it is near and fits as well: the first times may be early or late by a part of it.
     """
     n = S.FIRST - 1
     for i in range(n):
@@ -86,42 +94,53 @@ def spacing(s: Floats, p: Plan, gaps: Floats) -> float:
             gaps[k] = gaps[k - 1]
             k -= 1
         gaps[k] = gap
-    total, cells = 0.0, 0.0
-    for i in range(n):
-        total += gaps[i]
-        cells += max(math.floor(gaps[i] / gaps[n // 4] + 0.5), 1.0)
-    step = total / cells
+    step, misfit = multiple(gaps[:n], gaps[n // 4])
+    other, off = multiple(gaps[:n], gaps[n // 2])
+    if off <= 1.25 * misfit:
+        step, misfit = other, off
     if gaps[0] == gaps[n - 1] and step < 27.0 * DAY:
         return step
     for i in range(len(S.USUAL)):
-        if abs(step - S.USUAL[i]) <= 0.04 * step:
+        if abs(step - S.USUAL[i]) <= 0.12 * step and multiple(gaps[:n], S.USUAL[i])[1] <= 1.25 * misfit + 0.02:
             return float(S.USUAL[i])
     return step
+
+
+@kernel
+def multiple(gaps: Floats, unit: float) -> tuple[float, float]:
+    """Mean length of `gaps` as whole multiples of about `unit`, and how far they are from multiples of `unit`."""
+    total, cells, off = 0.0, 0.0, 0.0
+    for gap in gaps:
+        count = max(math.floor(gap / unit + 0.5), 1.0)
+        total, cells, off = total + gap, cells + count, off + abs(gap / unit - count)
+    return total / cells, off / len(gaps)
 
 
 @kernel
 def place(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None:
     """Put an observation on the grid: the nearest cell after the last one, what is missing before it filled.
 
-    One less than half a step after the last, or before it, changes nothing.
+    One less than half a step after the last, or before it, changes nothing. LAST, where the grid is thought to be,
+    follows the times slowly: so neither early and late ones nor a step that is a little off shift the cells.
     """
-    gap = 1
+    gap, expected = 1, at
     if s[S.COUNT] > 0.0:
         gap = math.floor((at - s[S.LAST]) / s[S.STEP] + 0.5)
         if gap < 1:
             return
+        expected = s[S.LAST] + gap * s[S.STEP]
         if gap > max(p.longest, p.h, 16):
             found, since = s[S.STEP], s[S.SINCE]
             for j in range(p.words):
                 s[j] = 0.0
             s[S.STEP], s[S.SINCE], s[S.REASON] = found, since, S.REGAIN
-            gap = 1
+            gap, expected = 1, at
     if s[S.COUNT] == 0.0:
         s[S.BASE], s[S.NEXT] = x, ready(s, p)
     for _ in range(gap - 1):
         cell(s, f, p, w, np.nan)
     cell(s, f, p, w, x)
-    s[S.LAST] = at
+    s[S.LAST] = expected + FOLLOW * (at - expected)
 
 
 @kernel
@@ -133,9 +152,9 @@ def cell(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
         f[p.ring32 + t % p.ring] = x - s[S.BASE] if real else f[p.ring32 + (t - 1) % p.ring]
         s[S.COUNT] = t + 1.0
     else:
+        judge(s, f, p, x)
         if real:
-            judge(s, f, p, x)
-            score(s, f, p, x)
+            score(s, f, p, w, x)
         learn(s, f, p, w, x)
         if (t + 1) % p.stride == 0:
             look(s, f, p, w)
@@ -146,12 +165,14 @@ def cell(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
         if s[S.READY] == 0.0:
             for a in range(p.judges):
                 s[p.stats + a * S.STAT], s[p.stats + a * S.STAT + 1] = p.first_below, p.first_above
+            for j in range(S.ENTRY * p.issued):
+                f[p.issued32 + j] = np.nan
         s[S.READY] = 1.0
 
 
 @kernel
 def judge(s: Floats, f: Halves, p: Plan, x: float) -> None:
-    """Score what was issued for the cell COUNT at each anchor, and move its quantiles by whether it was covered.
+    """Score what was issued for the cell COUNT, `x` or NaN, and move the quantiles by whether it was covered.
 
     Quantile tracking with an error integrator, as in conformal PID control (Angelopoulos, Candès & Tibshirani 2023).
     """
@@ -160,22 +181,22 @@ def judge(s: Floats, f: Halves, p: Plan, x: float) -> None:
     nothing = 1e-6 * s[S.SPREAD] + 1e-12 * abs(x)
     for a in range(p.judges):
         ahead = p.anchors[a]
-        origin = t + 1 - ahead
-        e = p.issued32 + p.starts[a] + S.ENTRY * (origin % ahead)
-        if origin < 0 or f[e] != np.float32(origin % CYCLE + 1):
+        e = p.issued32 + S.ENTRY * (p.starts[a] + (t + 1) % ahead)
+        mean, lower, upper = f[e], f[e + 1], f[e + 2]
+        f[e] = np.nan
+        if mean != mean or x != x:
             continue
         o = p.stats + a * S.STAT
-        under, over = v < f[e + 2] - nothing, v > f[e + 3] + nothing
+        under, over = v < lower - nothing, v > upper + nothing
         s[o] = min(s[o] + RATE * (p.below - under), 0.0)
         s[o + 1] = max(s[o + 1] + RATE * (over - p.above), 0.0)
         s[o + 9] += RECENT * (under - s[o + 9])
         s[o + 10] += RECENT * (over - s[o + 10])
-        mean = s[S.BASE] + f[e + 1]
-        size = abs(x) + abs(mean)
+        size = abs(x) + abs(mean + s[S.BASE])
         s[o + 4] += 1.0
-        s[o + 5] += abs(x - mean)
-        s[o + 6] += 200.0 * abs(x - mean) / size if size > 0.0 else 0.0
-        s[o + 7] += 0.5 * (pinball(v - f[e + 2], p.below) + pinball(v - f[e + 3], 1.0 - p.above))
+        s[o + 5] += abs(v - mean)
+        s[o + 6] += 200.0 * abs(v - mean) / size if size > 0.0 else 0.0
+        s[o + 7] += 0.5 * (pinball(v - lower, p.below) + pinball(v - upper, 1.0 - p.above))
         s[o + 8] += 0.0 if under or over else 1.0
 
 
@@ -200,26 +221,22 @@ def emit(s: Floats, f: Halves, p: Plan, w: Room, out: Floats) -> None:
     t = int(s[S.COUNT])
     season = max(int(s[S.S1]), 1)
     floor = 0.0 if s[S.LOW] >= 0.0 else -np.inf
-    a = 0
-    for q in range(p.h):
-        while p.anchors[a] < q + 1:
-            a += 1
-        o = p.stats + a * S.STAT
-        low, high = edges(s, p, o)
-        if p.anchors[a] > q + 1:
-            part = (p.anchors[a] - q - 1.0) / (p.anchors[a] - p.anchors[a - 1])
-            before = edges(s, p, o - S.STAT)
-            low += part * (before[0] - low)
-            high += part * (before[1] - high)
-        phase = max(f[p.phases32 + (t + q) % season], LEAST)
-        mean = max(w.ahead[S.COMBINED, q], floor)
-        out[3 + q], out[3 + p.h + q] = mean, max(mean + low * phase, floor)
-        out[3 + 2 * p.h + q] = mean + high * phase
-        if p.anchors[a] == q + 1:
-            e = p.issued32 + p.starts[a] + S.ENTRY * (t % (q + 1))
-            f[e] = t % CYCLE + 1
-            for k in range(3):
-                f[e + 1 + k] = out[3 + k * p.h + q] - s[S.BASE]
+    q, low, high = 0, 0.0, 0.0
+    phase = t % season
+    for a in range(p.judges):
+        ahead, (to_low, to_high) = p.anchors[a], edges(s, p, p.stats + a * S.STAT)
+        low_step, high_step = (to_low - low) / (ahead - q), (to_high - high) / (ahead - q)
+        while q < ahead:
+            low, high = low + low_step, high + high_step
+            wide = max(f[p.phases32 + phase], LEAST)
+            phase = phase + 1 if phase + 1 < season else 0
+            mean = max(w.ahead[S.COMBINED, q], floor)
+            out[3 + q], out[3 + p.h + q] = mean, max(mean + low * wide, floor)
+            out[3 + 2 * p.h + q] = mean + high * wide
+            q += 1
+        e = p.issued32 + S.ENTRY * (p.starts[a] + t % ahead)
+        for k in range(3):
+            f[e + k] = out[2 + k * p.h + q] - s[S.BASE]
 
 
 @kernel
@@ -228,8 +245,9 @@ def edges(s: Floats, p: Plan, o: int) -> tuple[float, float]:
 
     Wider while more than allowed was missed of late, and narrower, down to half, while less.
     """
-    low = s[o] * s[o + 2] * (1.0 + WIDEN * max(s[o + 9] - p.below, -0.5 / WIDEN))
-    high = s[o + 1] * s[o + 2] * (1.0 + WIDEN * max(s[o + 10] - p.above, -0.5 / WIDEN))
+    scale = s[o + 2] * (1.0 + (YOUNG / s[S.COUNT]) ** 2)
+    low = s[o] * scale * (1.0 + WIDEN * max(s[o + 9] - p.below, -0.5 / WIDEN))
+    high = s[o + 1] * scale * (1.0 + WIDEN * max(s[o + 10] - p.above, -0.5 / WIDEN))
     return low, high
 
 

@@ -15,20 +15,21 @@ CAP = 5.0
 DECAY = 0.999
 SHARE = 0.02
 """Part of the mean that is added before a logarithm where values come near zero, and least value where none did."""
-POWER = 4.0
 MARGIN = 0.5
 """How far beyond the values seen a forecast may go, in standard deviations."""
 
 
 class Room(NamedTuple):
-    """Scratch arrays, alive for one call; ahead: f64[experts + 2, h] in units of the series."""
+    """Scratch arrays, alive for one call; ahead: f64[voters + 1, h] in units of the series."""
 
     ahead: Floats
     path: Floats
-    terms: Floats
+    terms: Halves
     weights: Floats
     lags: Ints
-    sorted: Floats
+    picks: Ints
+    none: Halves
+    looked: Floats
 
 
 @kernel
@@ -55,11 +56,9 @@ def unscaled(s: Floats, z: float) -> float:
 
 
 @kernel
-def members(s: Floats, p: Plan, log: bool) -> Floats:
-    """The smoothing's members for the seasons in use."""
-    if s[S.S1] + s[S.S2] <= S.SHORT:
-        return S.GRID
-    return S.LONG_LOG if log else S.LONG
+def members(s: Floats) -> Halves:
+    """The smoothings' members for the seasons in use."""
+    return S.GRID if s[S.S1] + s[S.S2] <= S.SHORT else S.LONG
 
 
 @kernel
@@ -67,78 +66,86 @@ def learn(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
     """Learn the cell that follows, `x` its value or NaN: missing, filled by what a smoothing expected."""
     t = int(s[S.COUNT])
     real = x == x
-    s1, s2 = int(s[S.S1]), int(s[S.S2])
+    pair = (int(s[S.S1]), int(s[S.S2]))
     z, y = (x - s[S.MEAN]) / s[S.SPREAD], x
     if real:
         y = scaled(s, x)
-    for log in range(2):
-        grid = members(s, p, log == 1)
-        o = p.smooth_log32 if log else p.smooth32
-        smooth_weights(f, o, grid, (s1, s2), t - s[S.BEGIN], w.weights)
-        expected = 0.0
-        for k in range(len(grid)):
-            e = smooth_learn(f, o + k * (S.MEMBER + s1 + s2), grid[k], s1, s2, t, y if log else z)
-            expected += w.weights[k] * e
-        if not real and log == 0:
-            x = s[S.BASE] if s[S.SPREAD] == 0.0 else min(max(expected * s[S.SPREAD] + s[S.MEAN], s[S.LOW]), s[S.HIGH])
+    else:
+        smoothed(s, f, p, w, 0, w.ahead[S.SMOOTH, :1])
+        x = min(max(w.ahead[S.SMOOTH, 0] * s[S.SPREAD] + s[S.MEAN], s[S.LOW]), s[S.HIGH])
+    smooth_learn(f, p.smooth32, members(s), pair, t, z, y, w.none)
     if real:
         regress(s, f, p, w, t, z, y)
-        season = max(s1, 1)
+        season = max(pair[0], 1)
         if t - season >= s[S.BEGIN]:
             s[S.SEASONAL] += abs(x - value(s, f, p, t - season))
             s[S.SEASONALS] += 1.0
         s[S.LOW] = min(s[S.LOW], x)
         s[S.HIGH] = max(s[S.HIGH], x)
+    w.looked[0] = -1.0
     f[p.ring32 + t % p.ring] = x - s[S.BASE]
-    f[p.logs32 + t % p.ring] = scaled(s, x)
+    f[p.logs32 + t % p.logs] = y if real else scaled(s, x)
     s[S.COUNT] = t + 1.0
+
+
+@kernel
+def smoothed(s: Floats, f: Halves, p: Plan, w: Room, log: int, out: Floats) -> None:
+    """Write what a smoothing says of the len(out) cells to come, on its scale."""
+    grid, t, pair = members(s), int(s[S.COUNT]), (int(s[S.S1]), int(s[S.S2]))
+    n = smooth_weights(f, p.smooth32, grid, log, pair[0], t - s[S.BEGIN], w.picks, w.weights)
+    smooth_ahead(f, p.smooth32, grid, pair, t, w.picks[:n], w.weights[:n], out)
 
 
 @kernel
 def regress(s: Floats, f: Halves, p: Plan, w: Room, t: int, z: float, y: float) -> None:
     """One step of both least squares, once the longest lag has been seen."""
     n = int(s[S.LAGS_RAW])
+    terms = w.terms[0]
+    terms[0] = 1.0
     if t - f[p.lags_raw32 + n] >= s[S.BEGIN]:
-        w.terms[0, 0] = 1.0
+        low, scale = s[S.BASE] - s[S.MEAN], 1.0 / s[S.SPREAD]
         for j in range(n):
-            lagged = value(s, f, p, t - int(f[p.lags_raw32 + 1 + j]))
-            w.terms[0, 1 + j] = (lagged - s[S.MEAN]) / s[S.SPREAD]
-        least_learn(s, p.raw, n + 1, w.terms, z, 1.0)
+            i = t % p.ring - int(f[p.lags_raw32 + 1 + j])
+            terms[1 + j] = (low + f[p.ring32 + (i if i >= 0 else i + p.ring)]) * scale
+        least_learn(f, p.raw32, n + 1, w.terms, z, 1.0)
     n = int(s[S.LAGS_LOG])
     if t - f[p.lags_log32 + n] >= s[S.BEGIN]:
-        w.terms[0, 0] = 1.0
         for j in range(n):
-            w.terms[0, 1 + j] = f[p.logs32 + (t - int(f[p.lags_log32 + 1 + j])) % p.ring]
-        least_learn(s, p.log, n + 1, w.terms, y, 0.9998)
+            i = t % p.logs - int(f[p.lags_log32 + 1 + j])
+            terms[1 + j] = f[p.logs32 + (i if i >= 0 else i + p.logs)]
+        least_learn(f, p.log32, n + 1, w.terms, y, 0.9998)
+
+
+@kernel
+def repeat(s: Floats, f: Halves, p: Plan, season: int, out: Floats) -> None:
+    """Write the last round of `season`, again and again."""
+    i = (int(s[S.COUNT]) - season) % p.ring
+    for q in range(min(season, len(out))):
+        out[q] = s[S.BASE] + f[p.ring32 + i]
+        i = i + 1 if i + 1 < p.ring else 0
+    for q in range(season, len(out)):
+        out[q] = out[q - season]
 
 
 @kernel
 def look(s: Floats, f: Halves, p: Plan, w: Room) -> None:
-    """Fill w.ahead: each expert's forecast of the `h` cells to come, their median, and the combination."""
-    t = int(s[S.COUNT])
+    """Fill w.ahead: each expert's forecast of the `h` cells to come, their median, and the combination.
+
+    `w.looked` is COUNT where w.ahead holds that already, so that a forecast kept and issued is made once.
+    """
+    if w.looked[0] == s[S.COUNT]:
+        return
+    w.looked[0] = s[S.COUNT]
     s1, s2 = max(int(s[S.S1]), 1), int(s[S.S2])
-    for q in range(p.h):
-        w.ahead[S.NAIVE, q] = value(s, f, p, t + q - s1 * (q // s1 + 1))
-        if s2 > 0:
-            w.ahead[S.WEEKLY, q] = value(s, f, p, t + q - s2 * (q // s2 + 1))
-        else:
-            w.ahead[S.WEEKLY, q] = w.ahead[S.NAIVE, q]
+    repeat(s, f, p, s1, w.ahead[S.NAIVE])
+    repeat(s, f, p, s2 if s2 > 0 else s1, w.ahead[S.WEEKLY])
     margin = MARGIN * s[S.SPREAD]
     low, high = s[S.LOW] - margin, s[S.HIGH] + margin
     if s[S.LOW] >= 0.0:
         low = max(low, 0.0)
     for log in range(2):
-        row = S.SMOOTH_LOG if log else S.SMOOTH
-        grid = members(s, p, log == 1)
-        o = p.smooth_log32 if log else p.smooth32
-        pair = (int(s[S.S1]), s2)
-        smooth_weights(f, o, grid, pair, t - s[S.BEGIN], w.weights)
-        out = w.ahead[row]
-        for q in range(p.h):
-            out[q] = 0.0
-        for k in range(len(grid)):
-            if w.weights[k] > 0.01:
-                smooth_ahead(f, o + k * (S.MEMBER + pair[0] + s2), grid[k], pair, t, w.weights[k], out)
+        out = w.ahead[S.SMOOTH_LOG if log else S.SMOOTH]
+        smoothed(s, f, p, w, log, out)
         squares(s, f, p, w, log, (low, high))
         for q in range(p.h):
             v = unscaled(s, out[q]) if log else out[q] * s[S.SPREAD] + s[S.MEAN]
@@ -160,18 +167,20 @@ def squares(s: Floats, f: Halves, p: Plan, w: Room, log: int, bounds: tuple[floa
         return
     for j in range(n):
         w.lags[j] = int(f[at + 1 + j])
-    for k in range(longest):
-        i = (t - longest + k) % p.ring
-        if log:
-            w.path[k] = f[p.logs32 + i]
-        else:
-            w.path[k] = (s[S.BASE] + f[p.ring32 + i] - s[S.MEAN]) / s[S.SPREAD]
-    if log:
-        low, high = scaled(s, bounds[0]), scaled(s, bounds[1])
-        least_ahead(s, p.log, w.lags[:n], w.path, longest, p.h, low, high)
-    else:
-        low, high = (bounds[0] - s[S.MEAN]) / s[S.SPREAD], (bounds[1] - s[S.MEAN]) / s[S.SPREAD]
-        least_ahead(s, p.raw, w.lags[:n], w.path, longest, p.h, low, high)
+    size, at = (p.logs, p.logs32) if log else (p.ring, p.ring32)
+    i = (t - longest) % size
+    low, high = scaled(s, bounds[0]), scaled(s, bounds[1])
+    shift, scale = 0.0, 1.0
+    if not log:
+        scale = 1.0 / s[S.SPREAD]
+        shift = (s[S.BASE] - s[S.MEAN]) * scale
+        low, high = (bounds[0] - s[S.MEAN]) * scale, (bounds[1] - s[S.MEAN]) * scale
+    part = min(longest, size - i)
+    for k in range(part):
+        w.path[k] = shift + scale * f[at + i + k]
+    for k in range(part, longest):
+        w.path[k] = shift + scale * f[at + k - part]
+    least_ahead(f, p.log32 if log else p.raw32, w.lags[:n], w.path, longest, p.h, low, high)
     for q in range(p.h):
         v = w.path[longest + q]
         w.ahead[row, q] = unscaled(s, v) if log else v * s[S.SPREAD] + s[S.MEAN]
@@ -180,32 +189,38 @@ def squares(s: Floats, f: Halves, p: Plan, w: Room, log: int, bounds: tuple[floa
 @kernel
 def combine(s: Floats, p: Plan, w: Room) -> None:
     """Median of the experts, and the mean of all weighed by a power of their delayed losses at such horizons."""
+    v = w.ahead
     for q in range(p.h):
-        for i in range(S.EXPERTS):
-            v = w.ahead[i, q]
-            k = i
-            while k > 0 and w.sorted[k - 1] > v:
-                w.sorted[k] = w.sorted[k - 1]
-                k -= 1
-            w.sorted[k] = v
-        w.ahead[S.MEDIAN, q] = 0.5 * (w.sorted[S.EXPERTS // 2 - 1] + w.sorted[S.EXPERTS // 2])
-    group = -1
-    for q in range(p.h):
-        if q * S.GROUPS // p.h != group:
-            group = q * S.GROUPS // p.h
-            best = np.inf
-            for i in range(S.VOTERS):
-                best = min(best, s[p.losses + i * S.GROUPS + group])
-            total = 0.0
-            for i in range(S.VOTERS):
-                w.weights[i] = ((best + 1e-9) / (s[p.losses + i * S.GROUPS + group] + 1e-9)) ** POWER
-                total += w.weights[i]
-            for i in range(S.VOTERS):
-                w.weights[i] /= total
-        v = 0.0
+        v[S.MEDIAN, q] = middle(v[0, q], v[1, q], v[2, q], v[3, q], v[4, q], v[5, q])
+    for group in range(S.GROUPS):
+        begin, end = -(-group * p.h // S.GROUPS), -(-(group + 1) * p.h // S.GROUPS)
+        best, total = np.inf, 0.0
         for i in range(S.VOTERS):
-            v += w.weights[i] * w.ahead[i, q]
-        w.ahead[S.COMBINED, q] = v
+            best = min(best, s[p.losses + i * S.GROUPS + group])
+        for i in range(S.VOTERS):
+            ratio = (best + 1e-9) / (s[p.losses + i * S.GROUPS + group] + 1e-9)
+            w.weights[i] = ratio * ratio * ratio * ratio
+            total += w.weights[i]
+        for q in range(begin, end):
+            v[S.COMBINED, q] = 0.0
+        for i in range(S.VOTERS):
+            share = w.weights[i] / total
+            for q in range(begin, end):
+                v[S.COMBINED, q] += share * v[i, q]
+
+
+@kernel
+def middle(a: float, b: float, c: float, d: float, e: float, g: float) -> float:
+    """Median of six: of each half sorted, the third and the fourth of all lie between its first and last."""
+    a, b = min(a, b), max(a, b)
+    b, c = min(b, c), max(b, c)
+    a, b = min(a, b), max(a, b)
+    d, e = min(d, e), max(d, e)
+    e, g = min(e, g), max(e, g)
+    d, e = min(d, e), max(d, e)
+    third = max(max(min(a, g), min(b, e)), min(c, d))
+    fourth = min(min(max(a, g), max(b, e)), max(c, d))
+    return 0.5 * (third + fourth)
 
 
 @kernel
@@ -214,30 +229,39 @@ def keep(s: Floats, f: Halves, p: Plan, w: Room) -> None:
     t = int(s[S.COUNT])
     slot = t // p.stride % p.slots
     s[S.HEAD + slot] = t
-    o = p.slots32 + slot * (S.VOTERS + 1) * p.h
-    for i in range(S.VOTERS + 1):
+    o = p.slots32 + slot * len(S.KEPT) * p.h
+    for row in S.KEPT:
         for q in range(p.h):
-            f[o + i * p.h + q] = w.ahead[i, q]
+            f[o + q] = w.ahead[row, q] - s[S.BASE]
+        o += p.h
 
 
 @kernel
-def score(s: Floats, f: Halves, p: Plan, x: float) -> None:
+def score(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
     """Charge each expert its error at `x`, the cell COUNT, in each forecast kept that reached so far."""
     t = int(s[S.COUNT])
     scale = s[S.SEASONAL] / max(s[S.SEASONALS], 1.0)
     scale = scale if scale > 0.0 else 1.0
+    said, v = w.weights, x - s[S.BASE]
     for slot in range(p.slots):
         origin = s[S.HEAD + slot]
         q = t - int(origin)
         if origin < 0.0 or q < 0 or q >= p.h:
             continue
-        o = p.slots32 + slot * (S.VOTERS + 1) * p.h + q
+        o = p.slots32 + slot * len(S.KEPT) * p.h + q
+        s1, s2 = max(int(s[S.S1]), 1), int(s[S.S2])
+        said[S.NAIVE] = said[S.WEEKLY] = f[p.ring32 + (t - s1 * (q // s1 + 1)) % p.ring]
+        if s2 > 0:
+            said[S.WEEKLY] = f[p.ring32 + (t - s2 * (q // s2 + 1)) % p.ring]
+        for k in range(4):
+            said[S.SMOOTH + k] = f[o + k * p.h]
+        said[S.MEDIAN] = middle(said[0], said[1], said[2], said[3], said[4], said[5])
         group = q * S.GROUPS // p.h
         for i in range(S.VOTERS):
-            loss = min(abs(x - f[o + i * p.h]) / scale, CAP)
+            loss = min(abs(v - said[i]) / scale, CAP)
             k = p.losses + i * S.GROUPS + group
             s[k] = s[k] * DECAY + loss
-        nearest(s, f, p, x - f[o + S.VOTERS * p.h], q + 1)
+        nearest(s, f, p, v - f[o + 4 * p.h], q + 1)
 
 
 @kernel

@@ -139,10 +139,9 @@ def restart(s: Floats, f: Halves, p: Plan, w: Room) -> None:
     pair = (int(s[S.S1]), int(s[S.S2]))
     s[S.LAGS_RAW] = lags(f, p.lags_raw32, S.LAG_TABLE, pair, 2 * n // 3, max(n // 6, 1))
     s[S.LAGS_LOG] = lags(f, p.lags_log32, S.LAG_TABLE_LOG, pair, 2 * n // 3, max(n // 6, 1))
-    least_zero(s, p.raw, int(s[S.LAGS_RAW]) + 1, 1.0)
-    least_zero(s, p.log, int(s[S.LAGS_LOG]) + 1, 1.0)
-    for log in range(2):
-        smooth_start(s, f, p, w, log, (count, n))
+    least_zero(f, p.raw32, int(s[S.LAGS_RAW]) + 1, 1.0)
+    least_zero(f, p.log32, int(s[S.LAGS_LOG]) + 1, 1.0)
+    smooth_start(s, f, p, w, (count, n))
     for i in range(S.VOTERS):
         trusted = i == S.MEDIAN or i == S.SMOOTH or i == S.SMOOTH_LOG
         for g in range(S.GROUPS):
@@ -167,7 +166,7 @@ def replay(s: Floats, f: Halves, p: Plan, w: Room, n: int) -> None:
         t = int(s[S.COUNT])
         x = value(s, f, p, t)
         if 2 * i >= n:
-            score(s, f, p, x)
+            score(s, f, p, w, x)
         learn(s, f, p, w, x)
         if 2 * i >= n and (t + 1) % p.stride == 0:
             look(s, f, p, w)
@@ -175,37 +174,32 @@ def replay(s: Floats, f: Halves, p: Plan, w: Room, n: int) -> None:
 
 
 @kernel
-def smooth_start(s: Floats, f: Halves, p: Plan, w: Room, log: int, span: tuple[int, int]) -> None:
+def smooth_start(s: Floats, f: Halves, p: Plan, w: Room, span: tuple[int, int]) -> None:
     """First level, trend and seasons of each member: the means of each phase, then learnt backwards from the end."""
     count, n = span
-    s1, s2 = int(s[S.S1]), int(s[S.S2])
-    o = p.smooth_log32 if log else p.smooth32
-    z = w.path
-    for i in range(n):
-        x = value(s, f, p, count - n + i)
-        z[i] = scaled(s, x) if log else (x - s[S.MEAN]) / s[S.SPREAD]
-    last = z[n - 1]
-    grid = members(s, p, log == 1)
-    size = S.MEMBER + s1 + s2
-    line(z, n)
-    base = count - n
-    if s1 > 0:
-        phases(z, n, s1, f, o + S.MEMBER, base)
-    if s2 > 0:
-        phases(z, n, s2, f, o + S.MEMBER + s1, base)
-    for k in range(1, len(grid)):
-        for j in range(S.MEMBER, size):
-            f[o + k * size + j] = f[o + j]
-    for k in range(len(grid)):
-        m = o + k * size
-        f[m] = last
-        f[m + 1], f[m + 2], f[m + 3] = 0.0, 0.0, 0.0
-        if s1 > 0:
-            f[m] -= f[m + S.MEMBER + (count - 1) % s1] if grid[k, 3] >= 0.0 else 0.0
+    pair, grid, o = (int(s[S.S1]), int(s[S.S2])), members(s), p.smooth32
+    k, z, rounds = grid.shape[1], w.path, w.path[n:]
+    half = k // 2
+    for j in range(S.MEMBER * k):
+        f[o + j] = 0.0
+    for log in range(2):
         for i in range(n):
-            t = count - 1 - i
-            x = value(s, f, p, t)
-            y = scaled(s, x) if log else (x - s[S.MEAN]) / s[S.SPREAD]
-            smooth_learn(f, m, grid[k], s1, s2, t, y)
-        f[m + 1] = -f[m + 1]
-        f[m + 2], f[m + 3] = 0.0, 0.0
+            x = value(s, f, p, count - n + i)
+            z[i] = scaled(s, x) if log else (x - s[S.MEAN]) / s[S.SPREAD]
+        last, at = z[n - 1], o + S.MEMBER * k
+        line(z, n)
+        for season in pair:
+            if season > 0:
+                phases(z, n, season, rounds, count - n)
+            for j in range(season):
+                for i in range(half * log, half * log + half):
+                    f[at + j * k + i] = rounds[j] * grid[6, i]
+            at += season * k
+        for i in range(half * log, half * log + half):
+            f[o + i] = last - (f[o + (S.MEMBER + (count - 1) % pair[0]) * k + i] if pair[0] > 0 else 0.0)
+    for t in range(count - 1, count - n - 1, -1):
+        x = value(s, f, p, t)
+        smooth_learn(f, o, grid, pair, t, (x - s[S.MEAN]) / s[S.SPREAD], scaled(s, x), w.none)
+    for i in range(k):
+        f[o + k + i] = -f[o + k + i]
+        f[o + 2 * k + i], f[o + 3 * k + i] = 0.0, 0.0

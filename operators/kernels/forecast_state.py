@@ -21,8 +21,7 @@ WARMING, OK, REGAIN, RANGE, TIMES = 0, 1, 2, 3, 4
 
 (
     COUNT,  # grid cells so far, filled ones included
-    FRESH,  # observations since the start or the last long gap
-    LAST,  # time of the newest observation, ms
+    LAST,  # time of the newest cell, ms, as those of the observations tell it
     STEP,  # ms between cells; 0 until it is known
     BASE,  # first value: the ring holds what is above it, so that float32 is enough
     MEAN,
@@ -39,7 +38,6 @@ WARMING, OK, REGAIN, RANGE, TIMES = 0, 1, 2, 3, 4
     READY,
     SEASONAL,  # sum of |x[t] - x[t - season]|, and how many
     SEASONALS,
-    SCORED,
     SINCE,  # observations since the last forecast
     REASON,
     RESTART,  # COUNT at the last restart
@@ -47,12 +45,14 @@ WARMING, OK, REGAIN, RANGE, TIMES = 0, 1, 2, 3, 4
     LAGS_LOG,
     LATER,  # values met before the step is known
     BEGIN,  # first cell of the ring at the last restart
-) = range(27)
-HEAD = 27
+) = range(25)
+HEAD = 25
 
 NAIVE, WEEKLY, SMOOTH, SMOOTH_LOG, LEAST, LEAST_LOG, MEDIAN, COMBINED = range(8)
 EXPERTS = 6
 VOTERS = 7
+KEPT = (SMOOTH, SMOOTH_LOG, LEAST, LEAST_LOG, COMBINED)
+"""Rows of a forecast that are kept until it is scored; the others follow from them and the ring."""
 GROUPS = 4
 FIRST = 9
 """Observations from whose times the step is found."""
@@ -68,8 +68,8 @@ STAT = 11
 """Words of an anchor: lower and upper quantile, scale and its count, scored, sums of |error|, sMAPE, pinball loss and
 hits, and how often of late the value lay below and above."""
 
-ENTRY = 4
-"""Halves of an issued forecast: origin, mean, lower, upper."""
+ENTRY = 3
+"""Halves of an issued forecast: mean (NaN: there is none), lower, upper."""
 
 LAG_TABLE = np.array(
     [
@@ -110,24 +110,25 @@ RAW_TERMS = len(LAG_TABLE) + 1
 LOG_TERMS = len(LAG_TABLE_LOG) + 1
 
 SHORT = 12
-"""Seasons of at most so many steps in all are smoothed by the whole grid, longer ones by one member."""
-GRID = np.array(
-    [
-        (level, trend, damping, season, 0.0, 0.0)
-        for level in (0.07, 0.2, 0.4, 0.7)
-        for season in (-1.0, 0.001, 0.1)
-        for trend, damping in ((0.0, 0.0), (0.1, 0.9), (0.05, 1.0))
-    ]
-)
-"""Members of a smoothing: level, trend, damping, first and second season (-1: none), autocorrelation of errors."""
-LONG = np.array([[0.02, 0.0, 1.0, 0.02, 0.3, 0.8]])
-LONG_LOG = np.array([[0.1, 0.0, 1.0, 0.1, 0.2, 0.5]])
+"""Seasons of at most so many steps in all are smoothed by the whole grid, longer ones by one member each."""
+SHAPES = [
+    (level, trend, damping, max(season, 0.0), 0.0, 0.0, float(season > 0.0))
+    for level in (0.07, 0.2, 0.4, 0.7)
+    for season in (-1.0, 0.001, 0.1)
+    for trend, damping in ((0.0, 0.0), (0.1, 0.9), (0.05, 1.0))
+]
+GRID = np.array(SHAPES + SHAPES, np.float32).T.copy()
+"""Members of the smoothings, f32[7, members]: level, trend, damping, first and second season, autocorrelation of
+errors, whether seasonal. Half of them are for values, half for their logarithm."""
+LONG = np.array([(0.02, 0.0, 1.0, 0.02, 0.3, 0.8, 1.0), (0.1, 0.0, 1.0, 0.1, 0.2, 0.5, 1.0)], np.float32).T.copy()
+MEMBERS = GRID.shape[1]
 MEMBER = 4
-"""Halves of a member before its seasons: level, trend, last error, decayed squared error."""
+"""Halves of a member beside its seasons: level, trend, last error, decayed squared error. They lie member beside
+member: first all levels, …, last all of the second season's last step."""
 
 
-VERSION = 1
-SETTINGS = b"".join(a.tobytes() for a in (LAG_TABLE, LAG_TABLE_LOG, GRID, LONG, LONG_LOG)) + bytes([VERSION])
+VERSION = 2
+SETTINGS = b"".join(a.tobytes() for a in (LAG_TABLE, LAG_TABLE_LOG, GRID, LONG)) + bytes([VERSION])
 """What a stored state depends on, beside its plan."""
 
 ANCHORS = 8
@@ -138,9 +139,23 @@ PLAN = np.dtype(
     + [
         (name, np.int64)
         for name in (
-            *("h", "emit", "s1", "s2", "auto", "longest", "ring", "slots", "stride", "words", "judges"),
-            *("losses", "stats", "early", "raw", "log"),
-            *("lags_raw32", "lags_log32", "ring32", "logs32", "smooth32", "smooth_log32"),
+            *(
+                "h",
+                "emit",
+                "s1",
+                "s2",
+                "auto",
+                "longest",
+                "ring",
+                "logs",
+                "slots",
+                "stride",
+                "words",
+                "judges",
+                "issued",
+            ),
+            *("losses", "stats", "early", "raw32", "log32"),
+            *("lags_raw32", "lags_log32", "ring32", "logs32", "smooth32"),
             *("phases32", "slots32", "issued32"),
         )
     ]
@@ -162,30 +177,43 @@ def plan(
     s1, s2 = seasons or (0, 0)
     anchors = sorted({1, 2, 4, 8, max(h // 2, 1), h} | {round(h * part) for part in (0.25, 0.75)})
     anchors = [a for a in anchors if 1 <= a <= h]
-    starts = np.cumsum([0, *[ENTRY * a for a in anchors]])
+    starts = np.cumsum([0, *anchors])
     ring = max(3 * longest if longest <= 400 else 2 * longest + h, 160)
+    reach = 2 * longest + 2
     short = seasons is None or s1 + s2 <= SHORT
-    member = max(
-        len(GRID) * (MEMBER + SHORT) if short else 0, MEMBER + (longest + longest // 3 if seasons is None else s1 + s2)
-    )
+    both = longest + longest // 3 if seasons is None else s1 + s2
+    smooth = max(MEMBERS * (MEMBER + SHORT) if short else 0, 2 * (MEMBER + both))
     slots = 3
     at = HEAD + slots
     begins: list[int] = []
-    for words in (
-        (EXPERTS + 1) * GROUPS, STAT * len(anchors), 2 * FIRST, rls_words(RAW_TERMS), rls_words(LOG_TERMS),
-    ):  # fmt: skip
+    for words in ((EXPERTS + 1) * GROUPS, STAT * len(anchors), 2 * FIRST):
         begins.append(at)
         at += words
     at *= 2
     for halves in (
-        RAW_TERMS, LOG_TERMS, ring, ring, member, member, max(longest, 1), slots * (VOTERS + 1) * h, int(starts[-1]),
+        rls_words(RAW_TERMS), rls_words(LOG_TERMS), RAW_TERMS, LOG_TERMS, ring, reach, smooth,
+        longest if seasons is None else max(s1, 1), slots * len(KEPT) * h, ENTRY * int(starts[-1]),
     ):  # fmt: skip
         begins.append(at)
         at += halves
     first = [NormalDist().inv_cdf(q) * math.sqrt(math.pi / 2) for q in (tails[0], 1.0 - tails[1])]
     shown = [anchors.index(a) for a in (1, max(h // 2, 1), h)]
     padding = [0] * (ANCHORS - len(anchors))
-    declared = (h, emit, s1, s2, int(seasons is None), longest, ring, slots, -(-h // slots), -(-at // 2), len(anchors))
+    declared = (
+        h,
+        emit,
+        s1,
+        s2,
+        int(seasons is None),
+        longest,
+        ring,
+        reach,
+        slots,
+        -(-h // slots),
+        -(-at // 2),
+        len(anchors),
+        starts[-1],
+    )
     nested = ([*anchors, *padding], [*starts[:-1], *padding], shown)
     record = (step, *tails, *first, *declared, *begins, *nested)
     return np.array([record], PLAN)

