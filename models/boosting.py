@@ -27,14 +27,17 @@ class Boosting:
     """Settings of the training; the defaults are for rare positives and late, noisy labels.
 
     Many small steps over samples of rows and columns, with leaves that need several positives' weight of
-    evidence. `memory_days` trains one member on the last so many days each and averages their scores;
+    evidence: a share of the rows that grows with them. Of more negatives than tell something a sample is taken, and
+    weighs for all of them. `memory_days` trains one member on the last so many days each and averages their scores;
     models of different memory together were better than each (specs/learning.md). inf is all history.
     """
 
     trees: int = 150
-    leaves: int = 15
-    rate: float = 0.06
-    leaf_rows: int = 50
+    leaves: int = 31
+    rate: float = 0.05
+    leaf_rows: int = 50  # at least, and
+    leaf_share: float = 0.001  # of the rows at least so many
+    negatives: float = 30.0  # for each positive: the most that are trained on
     column_share: float = 0.6
     row_share: float = 0.8
     l2: float = 5.0
@@ -50,7 +53,6 @@ class Boosting:
             "objective": "binary",
             "num_leaves": self.leaves,
             "learning_rate": self.rate,
-            "min_data_in_leaf": self.leaf_rows,
             "feature_fraction": self.column_share,
             "bagging_fraction": self.row_share,
             "bagging_freq": 1,
@@ -155,8 +157,21 @@ def _train(
     p: Boosting,
     trees: int,
 ) -> lightgbm.Booster:
-    data = lightgbm.Dataset(rows, label, weight=weights, params=p.lightgbm())
-    return lightgbm.train(p.lightgbm(), data, num_boost_round=trees)
+    data, settings = _dataset(rows, label, weights, p)
+    return lightgbm.train(settings, data, num_boost_round=trees)
+
+
+def _dataset(
+    rows: NDArray[np.float32], label: NDArray[np.float64], weights: NDArray[np.float64], p: Boosting
+) -> tuple[lightgbm.Dataset, dict[str, object]]:
+    """What is trained on, negatives thinned, and LightGBM's settings for so many rows."""
+    share = p.negatives * label.sum() / max((label == 0).sum(), 1)
+    if share < 1:
+        kept = np.flatnonzero((label > 0) | (np.random.default_rng(p.seed).random(len(label)) < share))
+        weights = np.where(label > 0, weights, weights / share)[kept]
+        rows, label = rows[kept], label[kept]
+    settings = p.lightgbm() | {"min_data_in_leaf": max(p.leaf_rows, round(p.leaf_share * len(label)))}
+    return lightgbm.Dataset(rows, label, weight=weights, params=settings), settings
 
 
 def _validate(
@@ -170,8 +185,8 @@ def _validate(
     old, new = split
     if min(len(np.unique(label[old])), len(np.unique(label[new]))) < 2:
         raise ModelRejected("boosting.fit: found labels of one class on a side of the validation split, expected both")
-    settings = p.lightgbm() | {"metric": "average_precision"}
-    data = lightgbm.Dataset(rows[old], label[old], weight=weights[old], params=settings)
+    data, settings = _dataset(rows[old], label[old], weights[old], p)
+    settings |= {"metric": "average_precision"}
     later = lightgbm.Dataset(rows[new], label[new], weight=weights[new], reference=data)
     stop = lightgbm.early_stopping(p.patience, verbose=False)
     booster = lightgbm.train(settings, data, p.trees, valid_sets=[later], callbacks=[stop])

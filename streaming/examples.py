@@ -6,6 +6,7 @@ A file is either Parquet (`.parquet`, one column a feature) or JSON lines: `{"ev
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -116,11 +117,17 @@ class ExampleWriter:
                 file.close()
 
 
-def read_examples(path: Path) -> Examples:
-    """Read a file of examples, in the order of event time."""
-    if not path.exists():
-        raise DefinitionError(f"examples {path}: no such file; `millrace replay W --examples {path}` writes one")
-    return _order(_read_parquet(path) if path.suffix == ".parquet" else _read_lines(path))
+def read_examples(*paths: Path) -> Examples:
+    """Read files of examples, in the order of event time."""
+    for path in paths:
+        if not path.exists():
+            raise DefinitionError(f"examples {path}: no such file; `millrace replay W --examples {path}` writes one")
+    parts = [_read_parquet(path) if path.suffix == ".parquet" else _read_lines(path) for path in paths]
+    if any(part.names != parts[0].names for part in parts):
+        raise DefinitionError(f"examples {paths}: found different features in them, expected the same")
+    columns = ([getattr(part, name) for part in parts] for name in ("at", "label_at", "label", "X"))
+    ids, keys = (list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("event", "key"))
+    return _order(Examples(parts[0].names, ids, keys, *(np.concatenate(column) for column in columns)))
 
 
 def _read_parquet(path: Path) -> Examples:

@@ -80,21 +80,20 @@ def test_what_is_learned_in_a_replay(tmp_path: Path) -> None:
 
 
 def test_learned_after_a_change(tmp_path: Path) -> None:
-    """If this fails, new kinds of fraud are missed for longer than labels need to come, and three days."""
+    """If this fails, new kinds of fraud are missed for longer than labels need to come, and three days.
+
+    More payments are frauds after the change, which is easier in itself: the frozen model is the control.
+    """
     changed = Frauds(amount_above=110.0)
     simulate(Spec(drift=((CHANGE, changed),))).write(tmp_path / "events.jsonl", tmp_path / "outcomes.jsonl")
-    frozen = Run(tmp_path)
-    learned = Run(tmp_path, "--set", "learn=true", "--refit", "7d")
-    after = CHANGE + 7 + 3
-    found = {
-        name: {
-            "before": run.average_precision(CHANGE - 20, CHANGE),
-            "until_labels": run.average_precision(CHANGE, CHANGE + 7),
-            "after": run.average_precision(after, after + 10),
-            "later": run.average_precision(after + 10, after + 30),
-        }
-        for name, run in (("learned", learned), ("frozen", frozen))
+    runs = {"learned": Run(tmp_path, "--set", "learn=true"), "frozen": Run(tmp_path)}
+    goal = CHANGE + 7 + 3
+    before = {name: run.average_precision(CHANGE - 20, CHANGE) for name, run in runs.items()}
+    after = {name: run.average_precision(goal, CHANGE + 60) for name, run in runs.items()}
+    daily = {
+        name: [round(run.average_precision(day, day + 1), 4) for day in range(CHANGE, CHANGE + 21)]
+        for name, run in runs.items()
     }
-    print(json.dumps(found))
-    assert found["learned"]["after"] >= 0.95 * found["learned"]["before"]
-    assert found["learned"]["after"] > found["frozen"]["after"]
+    print(json.dumps({"before": before, "after": after, "daily": daily}))
+    assert all(ap >= 0.95 * before["learned"] for ap in daily["learned"][goal - CHANGE :])
+    assert after["learned"] >= 0.95 * before["learned"] > after["frozen"]

@@ -43,6 +43,25 @@ def test_same_data_same_bytes() -> None:
     assert one.recipe["rows"] == 3000
 
 
+def test_thinned_negatives_weigh_for_all() -> None:
+    """Negatives that tell nothing new take the time of a refit, or thinning them makes every score too high."""
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(60_000, 2)).astype(np.float32)
+    chance = 0.02 / (1 + np.exp(-2 * rows[:, 0]))
+    label = (rng.random(len(rows)) < chance).astype(np.float64)
+    few = replace(SMALL, negatives=10.0)
+    data, settings = boosting._dataset(rows, label, np.ones(len(rows)), few)
+    thinned = data.construct()
+    assert settings["min_data_in_leaf"] == 10
+    assert thinned.num_data() == pytest.approx(11 * label.sum(), rel=0.1)
+    assert np.asarray(thinned.get_weight()).sum() == pytest.approx(len(rows), rel=0.03)
+    scores = [Session(boosting.fit(rows, label, ("a", "b"), "m", params=p)).score(rows) for p in (SMALL, few)]
+    np.testing.assert_allclose([s.mean() for s in scores], chance.mean(), rtol=0.1)
+    assert np.corrcoef(scores[0], scores[1])[0, 1] > 0.9
+    larger = boosting._dataset(rows, label, label, replace(few, leaf_share=0.01))[1]
+    assert larger["min_data_in_leaf"] == round(thinned.num_data() / 100)
+
+
 def test_memories_are_averaged() -> None:
     """The short-memory member trains on all rows, or a member is left out of the score."""
     at = np.arange(3000) * DAY // 100

@@ -1,0 +1,30 @@
+"""Files of examples: what models are trained on is what was served, in the order of time, from one file or several."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from schemas.errors import DefinitionError
+from streaming.examples import Example, read_examples
+
+
+def written(path: Path, *at: int, feature: str = "value") -> Path:
+    """A file of examples of these times, whose feature is the time."""
+    lines = [Example(f"{path.stem}{t}", t, "k", t % 2 == 1, t + 7, {feature: float(t)}) for t in at]
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+    return path
+
+
+def test_files_are_read_as_one_in_the_order_of_time(tmp_path: Path) -> None:
+    """A model of two half-years is trained on one of them, or labels stand beside the rows of others."""
+    found = read_examples(written(tmp_path / "a.jsonl", 1, 4, 8), written(tmp_path / "b.jsonl", 9, 3))
+    assert found.at.tolist() == [1, 3, 4, 8, 9]
+    assert list(found.event) == ["a1", "b3", "a4", "a8", "b9"]
+    np.testing.assert_array_equal(found.columns(["value"])[:, 0], found.at)
+    np.testing.assert_array_equal(found.label, found.at % 2)
+    with pytest.raises(DefinitionError, match="different features"):
+        read_examples(tmp_path / "a.jsonl", written(tmp_path / "c.jsonl", 1, feature="other"))
+    with pytest.raises(DefinitionError, match="no such file"):
+        read_examples(tmp_path / "a.jsonl", tmp_path / "d.jsonl")
