@@ -4,6 +4,7 @@ A policy turns the scored rows of a batch into decisions. It is the only place t
 state the action of a degraded decision, one that was made while a dependency was down.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -69,35 +70,22 @@ class Thresholds:
 
     def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
         """A `Scored` decision for each row; a degraded one takes the action declared for it."""
-        scores = np.round(batch.scores, DIGITS)
-        reached = np.searchsorted(self.levels, scores, side="right")
-        actions = [self.actions[level] for level in reached.tolist()]
-        for row in np.flatnonzero(batch.degraded).tolist():
-            actions[row] = self.degraded
+        scores, degraded = batch.scores.round(DIGITS).tolist(), batch.degraded.tolist()
+        levels = [bisect_right(self.levels, score) for score in scores]
+        actions = [self.degraded if poor else self.actions[level] for poor, level in zip(degraded, levels, strict=True)]
         reasons: list[tuple[str, ...]] = [()] * len(actions)
-        alerted = np.flatnonzero((reached > 0) | batch.degraded)
-        if len(alerted) and self.reasons:
-            for row, strongest in zip(alerted.tolist(), self._reasons(batch, alerted), strict=True):
+        alerted = [row for row, level in enumerate(levels) if level or degraded[row]]
+        if alerted and self.reasons:
+            for row, strongest in zip(alerted, self._reasons(batch, np.array(alerted)), strict=True):
                 reasons[row] = strongest
-        rows = zip(
-            batch.ids, batch.at.tolist(), batch.keys, batch.degraded.tolist(), scores.tolist(), actions, reasons,
-            strict=True,
-        )  # fmt: skip
         workload, model = batch.workload, batch.model
+        rows = zip(batch.ids, batch.at.tolist(), batch.keys, degraded, scores, actions, reasons, strict=True)
         return [
             Scored(
-                id=id,
-                workload=workload,
-                event=id,
-                at=at,
-                key=key,
-                model=model,
-                degraded=degraded,
-                score=score,
-                action=action,
-                reasons=why,
+                id=id, workload=workload, event=id, at=at, key=key, model=model, degraded=poor, score=score,
+                action=action, reasons=why,
             )
-            for id, at, key, degraded, score, action, why in rows
+            for id, at, key, poor, score, action, why in rows
         ], actions
 
     def _reasons(self, batch: Batch, rows: NDArray[np.int64]) -> list[tuple[str, ...]]:

@@ -29,9 +29,9 @@ KINDS = {"count": T.COUNT, "label_rate": T.COUNT, "distinct": T.DISTINCT, "quant
 MOMENTS = {"sum": T.SUM, "mean": T.MEAN, "var": T.VARIANCE, "std": T.STD, "min": T.MINIMUM, "max": T.MAXIMUM}
 PANE_WORDS = (1, folds.EXTENT_WORDS, folds.REGISTER_WORDS, folds.DIGEST_WORDS)
 BLOCK_WORDS = (2, 2, folds.MOMENT_WORDS, 3, 2)
-ROW_DTYPES: tuple[DTypeLike, ...] = (
-    np.int32, np.uint8, np.int64, np.int64, np.float64, np.uint64, np.float64
-)  # fmt: skip
+ROW_DTYPES = tuple(
+    np.dtype(t) for t in (np.int32, np.uint8, np.int64, np.int64, np.float64, np.uint64, np.float64)
+)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,8 +61,7 @@ class EntityFeatures:
         features are 0. Rows of labels in `out` are left as they are.
         """
         fresh = np.empty(len(rows.slot), np.bool_)
-        arrays: tuple[NDArray[Any], ...] = rows
-        rows = Rows(*(conform(array, dtype) for array, dtype in zip(arrays, ROW_DTYPES, strict=True)))
+        rows = conform_rows(rows)
         keyed.update(self.spec, states.reshape(-1), rows, out, fresh, self.scratch)
         return fresh
 
@@ -102,6 +101,12 @@ class EntityFeatures:
 def conform(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """`array` as the kernels are compiled for: of `dtype`, contiguous, aligned, writeable; copied if need be."""
     return array if array.dtype == dtype and array.flags.carray else np.array(array, dtype, order="C")
+
+
+def conform_rows(rows: Rows) -> Rows:
+    """`rows` with every column as the kernels are compiled for."""
+    arrays: tuple[NDArray[Any], ...] = rows
+    return Rows._make(map(conform, arrays, ROW_DTYPES))
 
 
 class Layout:

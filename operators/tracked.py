@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from models.kernels import kernel
 from operators.kernels.tables import Bits, Floats, Rows
-from operators.keyed import ROW_DTYPES, conform
+from operators.keyed import conform_rows
 from operators.track import Tracked
 from schemas.errors import MillraceError
 
@@ -32,7 +32,7 @@ class TrackedFeatures:
     def update(self, states: Floats, rows: Rows, out: Floats) -> NDArray[np.bool_]:
         """Take k records into `states` f64[u, width] in place; columns to `out` f64[k, f]. Returns fresh bool[k]."""
         fresh = np.ones(len(rows.slot), np.bool_)
-        rows = Rows(*(conform(array, dtype) for array, dtype in zip(rows, ROW_DTYPES, strict=True)))  # type: ignore[arg-type]
+        rows = conform_rows(rows)
         if self._dedupe:
             _fresh(states.view(np.uint64), rows.slot, rows.port, rows.ids, fresh)
         label = rows.label if len(rows.label) else np.zeros(len(rows.slot))

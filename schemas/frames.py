@@ -13,6 +13,8 @@ A stage keeps a row for each key; `slot` is the row of a record's key. Ahead of 
 with what their states were, and after it the states of `h` rows are handed over, in the order of `handed`. A stage that
 keeps nothing from call to call is given every key of its batch, in rows 0 to u - 1, and hands all of them over again.
 
+Where a stage lets records wait, the state of a key for which only one has come is a zero byte, then its frame.
+
 A length of -1 is null (key, value) or unchanged (state in a response); a state of length 0 is absent. `pad` fills to
 a multiple of 8 bytes, and so does whoever writes a state. Their twins in Java are `Frames`, `FrameIn` and `FrameOut`.
 """
@@ -26,6 +28,9 @@ from numpy.typing import NDArray
 
 NONE = -(2**63)
 """Absent event time, and absent timer."""
+
+WAITING = b"\0"
+"""The first byte of a state that is a record which waits."""
 
 MAIN, SIDE, TIMER = 0, 1, 2
 """Ports of a stage: its events, what it is told beside them, its keyed timers."""
@@ -120,9 +125,14 @@ class Request:
 
     def states(self) -> list[bytes]:
         """The state of every key, `b""` where it has none."""
-        ends = np.cumsum(self.state_length, dtype=np.int64) + self.state_offset
-        starts = ends - self.state_length
-        return [self.buffer[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        starts, lengths = self.state_start().tolist(), self.state_length.tolist()
+        return [self.buffer[a : a + length] for a, length in zip(starts, lengths, strict=True)]
+
+    def state_start(self) -> NDArray[np.int64]:
+        """Where each state begins in `buffer`, i64[u]."""
+        start: NDArray[np.int64] = np.cumsum(self.state_length, dtype=np.int64) - self.state_length
+        start += self.state_offset
+        return start
 
     def state_bytes(self) -> memoryview:
         """All states, one behind the other."""

@@ -19,8 +19,8 @@ HEAD = np.dtype(
 class Arrivals:
     """Source frames of a batch: values i.e. bytes or None, arrived i64[k] ms, and coordinates for dead letters."""
 
-    def __init__(self, request: Request, rows: NDArray[np.int64], topic: str):
-        start = request.start[rows]
+    def __init__(self, request: Request, start: I64, topic: str):
+        """Of the frames that begin at `start` i64[k] in the buffer of `request`, and were read from `topic`."""
         bounds = np.empty((len(start), 2), np.int64)
         self._head = read_heads(np.frombuffer(request.buffer, np.uint8), start, HEAD.itemsize, bounds).view(HEAD)[:, 0]
         self._topic = topic

@@ -188,7 +188,7 @@ def _turn(system: System, workload: str, brokers: str, first: int, rate: float, 
         out = str(Path(folder) / "came.npy")
         ends = kafka.end_offsets(brokers, system.decisions)
         reader = _spawn("read", load.Read(brokers, system.decisions, first, count, seconds + 30, out, ends))
-        start = time.time_ns() + 2_000_000_000  # both processes are ready by then
+        start = time.time_ns() + 2_000_000_000 + count * 5_000  # both processes are ready by then
         sender = _spawn("send", load.Send(brokers, system.events, workload, first, count, rate, start))
         time.sleep(max(0.0, (start - time.time_ns()) / 1e9))
         before = system.cpu()

@@ -60,8 +60,10 @@ class Stage:
 
     control: a topic whose records all subtasks get; hold: main records wait for side records from before
     their event time; ttl_ms: how long the state of a silent key is kept, 0 for ever; rows: of how many keys Python
-    keeps the states between two checkpoints, 0 where it gets and gives them with each batch; parallelism: 0 for that
-    of the job.
+    keeps the states between two checkpoints, 0 where it gets and gives them with each batch; wait_ms: a main record
+    of a key without a state waits in its stead, and Python is not called until something else comes for the key, or
+    that much event time has passed (0: only for something else, -1: no record waits); parallelism: 0 for that of the
+    job.
     """
 
     uid: str
@@ -72,6 +74,7 @@ class Stage:
     hold: bool = False
     ttl_ms: int = 0
     rows: int = 0
+    wait_ms: int = -1
     parallelism: int = 0
     opener: str = "streaming.resident:open_stage"
 
@@ -100,7 +103,7 @@ class Job:
     batch: int = 512
     batch_bytes: int = 4 << 20
     poll: int = 2000
-    buffer_ms: int = 1
+    buffer_ms: int = 0
     skew_ms: int = 60_000
     drift_ms: int = 6 * 3_600_000
     start: Literal["earliest", "committed"] = "earliest"
@@ -123,6 +126,8 @@ class Job:
                     )
             if stage.uid in known or stage.uid in topics:
                 raise DefinitionError(f"job {self.name!r}: found the uid {stage.uid!r} twice, expected it once")
+            if stage.rows and stage.wait_ms >= 0:
+                raise DefinitionError(f"job {self.name!r}, stage {stage.uid!r}: found rows and wait_ms, expected one")
             if stage.hold and stage.side is None:
                 raise DefinitionError(
                     f"job {self.name!r}, stage {stage.uid!r}: holds records, but has no side to wait for"
@@ -160,7 +165,7 @@ def configuration(job: Job) -> dict[str, str]:
 def describe(job: Job) -> str:
     """The job as the JSON that `Deploy` reads."""
     # A dead letter carries the original bytes, however many: no client may refuse what the topic takes.
-    producer = {"acks": "all", "linger.ms": "1", "max.request.size": str(16 << 20)}
+    producer = {"acks": "all", "linger.ms": "0", "max.request.size": str(16 << 20)}
     if job.delivery == "exactly-once":
         # Longer than any restart; the broker allows no more than this by default.
         producer["transaction.timeout.ms"] = "900000"

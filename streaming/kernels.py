@@ -55,6 +55,17 @@ def read_heads(buffer: Bytes, start: I64, size: int, bounds: I64) -> NDArray[np.
 
 
 @kernel
+def tally(edges: NDArray[np.float64], values: NDArray[np.float64], counts: I64) -> float:
+    """Count `values` f64[n] into the bins that `edges` f64[b] part, i64[b + 1]: each falls below the first edge that is
+    not less. Returns their sum."""
+    total = 0.0
+    for value in values:
+        counts[np.searchsorted(edges, value)] += 1
+        total += value
+    return total
+
+
+@kernel
 def believable(at: I64, latest: I64, numbers: NDArray[np.float64], required: NDArray[np.bool_]) -> bool:
     """Whether no time is later than its latest, i64[k] each, and every one of `numbers` f64[k, c] is finite or, where
     its column is not `required` bool[c], missing."""

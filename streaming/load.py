@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
 
 import msgspec
 import numpy as np
@@ -103,12 +102,12 @@ def send(spec: Send) -> None:
         if not spec.rate:
             producer.publish(spec.topic, ((key, value, ()) for key, value in records))
             return
-        sent = 0
+        ready, sent = [(key, value, ()) for key, value in records], 0  # the less a sender does, the less it disturbs
         while sent < spec.count:
             due = min(int((time.time_ns() - start) * spec.rate / 1e9) + 1, spec.count)
             if due > sent:
-                sent += producer.publish(spec.topic, ((k, v, ()) for k, v in islice(records, due - sent)))
-            time.sleep(0.0005)
+                sent += producer.publish(spec.topic, ready[sent:due])
+            time.sleep(0.001)
 
 
 def read(spec: Read) -> None:

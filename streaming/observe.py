@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from operators.views import ViewCounts
+from streaming.kernels import tally
 
 log = logging.getLogger("millrace.observe")
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Cells:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds, self._edges = list(bounds), np.array(bounds)
-        self._counts, self._sum = [0] * (len(bounds) + 1), 0.0
+        self._counts, self._sum = np.zeros(len(bounds) + 1, np.int64), 0.0
         self._lock = threading.Lock()
 
     def one(self, value: float) -> None:
@@ -51,10 +52,8 @@ class Cells:
 
     def many(self, values: NDArray[np.float64]) -> None:
         """Observe f64[n]."""
-        found = np.bincount(np.searchsorted(self._edges, values), minlength=len(self._counts)).tolist()
         with self._lock:
-            self._counts = [a + b for a, b in zip(self._counts, found, strict=True)]
-            self._sum += float(values.sum())
+            self._sum += tally(self._edges, values, self._counts)
 
     def read(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulated counts, each with its upper bound, and the sum."""

@@ -8,6 +8,7 @@ import gc
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from streaming.decider import Decider
 from streaming.engine import Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
 from streaming.kernels import read_words
 from streaming.loop import ExampleOperator, LearnOperator, Models, pending
+from streaming.observe import Loop
 from streaming.plan import Plan, Stage, plan
 from streaming.serving import Services, Serving
 from streaming.workloads import Reference, resolve
@@ -151,6 +153,7 @@ class JoinOperator(_Operator):
         request = frames.parse_request(buffer)
         states = request.states()
         before = states.copy()
+        self._waited(request, states)
         labels = self._events(request, states)
         outputs = _Outputs()
         labels += self._outcomes(request, states, outputs)
@@ -161,20 +164,30 @@ class JoinOperator(_Operator):
         self._serving.batch(len(request.slot), time.perf_counter() - began)
         return outputs.response(length, b"".join(state for state in changed if state is not None))
 
+    def _waited(self, request: Request, states: list[bytes]) -> None:
+        """Join the events that waited as the records that they came as."""
+        slots = np.array([i for i, state in enumerate(states) if state[:1] == frames.WAITING], np.int64)
+        for slot in slots.tolist():
+            states[slot] = b""
+        self._join(request, request.state_start()[slots] + 1, slots, states)
+
     def _events(self, request: Request, states: list[bytes]) -> list[Label]:
         rows = np.flatnonzero(request.port == frames.MAIN)
-        if not len(rows):
+        return self._join(request, request.start[rows], request.slot[rows], states)
+
+    def _join(self, request: Request, start: I64, slots: NDArray[np.integer[Any]], states: list[bytes]) -> list[Label]:
+        if not len(start):
             return []
-        arrivals = Arrivals(request, rows, self._topics.events)
+        arrivals = Arrivals(request, start, self._topics.events)
         events, _ = self._intake(arrivals.values, arrivals.arrived)  # the first feature stage reports its dead letters
-        return self._joiner.events(events, states, request.slot[rows[events.index]].tolist())
+        return self._joiner.events(events, states, slots[events.index].tolist())
 
     def _outcomes(self, request: Request, states: list[bytes], outputs: _Outputs) -> list[Label]:
         rows = np.flatnonzero(request.port == frames.SIDE)
         if not len(rows):
             return []
         workload = self._plan.workload
-        arrivals = Arrivals(request, rows, self._topics.outcomes)
+        arrivals = Arrivals(request, request.start[rows], self._topics.outcomes)
         outcomes, kept, dead = self._outcome_intake(arrivals.values, arrivals.arrived)
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
         self._serving.dead(dead)
@@ -204,6 +217,7 @@ class FeatureOperator(_Operator):
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, serving.lookup) if stage.last else None
         self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
+        self._loop = Loop(plan.workload.name)
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
@@ -240,7 +254,7 @@ class FeatureOperator(_Operator):
         """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
         assert self._intake is not None
         workload = self._plan.workload
-        arrivals = Arrivals(request, rows, self._topics.events)
+        arrivals = Arrivals(request, request.start[rows], self._topics.events)
         events, dead = self._intake(arrivals.values, arrivals.arrived)
         slot = request.slot[rows[events.index]]
         keys = self._table.keys
@@ -309,7 +323,9 @@ class FeatureOperator(_Operator):
         said = [(key.encode(), value) for key, value in pairs if value is not None]
         outputs.add(frames.DECISION, frames.sinks(said))
         if self._models is not None:
-            outputs.add(frames.PENDING, pending(events, decided))
+            waiting = pending(events, decided)
+            outputs.add(frames.PENDING, waiting)
+            self._loop.joined({"waiting": len(waiting)})
         self._serving.decided(decided)
 
     def control(self, value: bytes) -> bytes:

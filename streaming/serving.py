@@ -72,7 +72,8 @@ class Serving:
 
     def dead(self, letters: Sequence[DeadLetter]) -> None:
         """Note dead letters."""
-        self._dead.update(letter.kind for letter in letters)
+        if letters:
+            self._dead.update(letter.kind for letter in letters)
 
     def duplicates(self, count: int) -> None:
         """Note suppressed duplicates."""
@@ -80,7 +81,8 @@ class Serving:
 
     def decided(self, decided: Decided) -> None:
         """Note decisions."""
-        self._actions.update(decided.actions)
+        for action in set(decided.actions):
+            self._actions[action] += decided.actions.count(action)
         self._degraded += decided.degraded
 
     def publish(self, stage: Stage, events: Events) -> None:

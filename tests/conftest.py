@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from streaming import stack
@@ -11,6 +12,10 @@ from streaming.settings import Settings
 from streaming.simulator import Spec
 from streaming.stack import Stack
 from tests.world import Data, World
+
+# How long an example takes says nothing on a machine that does other things: what is slow is found by benches.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

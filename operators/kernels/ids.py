@@ -13,21 +13,23 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
 
     Two of ten million different ids share a hash with a probability of 3e-6.
     """
-    encoded = [id.encode() for id in ids]
-    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), dtype=np.int64)
-    return _fnv(np.frombuffer(b"".join(encoded), np.uint8), ends)
+    text = "".join(ids)
+    encoded: Sequence[str | bytes] = ids if text.isascii() else [id.encode() for id in ids]
+    lengths = np.array([*map(len, encoded)], np.int64)
+    return _fnv(np.frombuffer(text.encode(), np.uint8), lengths)
 
 
 @kernel
-def _fnv(text: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
-    out = np.empty(len(ends), np.uint64)
+def _fnv(text: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
+    out = np.empty(len(lengths), np.uint64)
     start = 0
-    for i in range(len(ends)):
+    for i in range(len(lengths)):
         h = np.uint64(14695981039346656037)
-        for j in range(start, ends[i]):
+        end = start + lengths[i]
+        for j in range(start, end):
             h = (h ^ np.uint64(text[j])) * np.uint64(1099511628211)
         h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         out[i] = h ^ (h >> np.uint64(31))
-        start = ends[i]
+        start = end
     return out

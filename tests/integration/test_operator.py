@@ -278,7 +278,7 @@ def test_hold(world: World) -> None:
     began = time.monotonic()
     world.publish("in", [event("a", 605)])
     _told_in_order(world.decisions(lambda d: len(d) >= 61), 60)
-    assert time.monotonic() - began < 2, "waited for an outcome that nobody promised"
+    assert time.monotonic() - began < 10, "waited for an outcome that nobody promised"
 
 
 def test_hold_outlives_a_crash(world: World, settings: Settings) -> None:
@@ -337,7 +337,7 @@ def test_partitions_in_order(world: World) -> None:
     began = time.monotonic()
     _fill(world, 0, [20_000])
     world.decisions(lambda d: len(d) == 10_001)
-    assert time.monotonic() - began < 2, "waited for the other partition, where nothing is to come"
+    assert time.monotonic() - began < 10, "waited for the other partition, where nothing is to come"
     savepoint = flink.stop_with_savepoint(world.cluster.flink, id, world.folder.as_uri())
     _fill(world, 1, [20_001])
     world.start(_two_stages(world, savepoint=savepoint, parallelism=2))

@@ -20,21 +20,45 @@ final class Calls {
   /** Whether Python keeps states from call to call, until they are handed over. */
   private final boolean keeps;
 
-  /** `rows`: of how many keys Python keeps the states from call to call (0: it gets and gives them with each). */
+  private final long waitMs;
+
+  /**
+   * `rows`: of how many keys Python keeps the states from call to call (0: it gets and gives them with each);
+   * `waitMs`: for how much event time a main record may wait in place of a state (0: for any, -1: none waits).
+   */
   Calls(
       Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state,
-      InternalTimerService<VoidNamespace> timers, Batch batch, int rows) {
+      InternalTimerService<VoidNamespace> timers, Batch batch, int rows, long waitMs) {
     this.resident = resident;
     this.backend = backend;
     this.state = state;
     this.timers = timers;
     this.batch = batch;
     this.keeps = rows > 0;
+    this.waitMs = waitMs;
     this.keys = new Rows(Math.max(rows, 4 * batch.capacity()), batch.capacity());
   }
 
-  void put(int port, String key, byte[] frame) {
-    batch.add(port, keys.of(key), frame);
+  void put(int port, String key, byte[] frame) throws Exception {
+    if (port != Frames.MAIN || waitMs < 0 || !waits(key, frame)) {
+      batch.add(port, keys.of(key), frame);
+    }
+  }
+
+  /** Leave a record where its key has no state yet, nor a record in this batch, which would have to go before it. */
+  private boolean waits(String key, byte[] frame) throws Exception {
+    if (keys.has(key)) {
+      return false;
+    }
+    backend.setCurrentKey(key);
+    if (state.value() != null) {
+      return false;
+    }
+    state.update(Frames.waiting(frame));
+    if (waitMs > 0) {
+      timers.registerEventTimeTimer(VoidNamespace.INSTANCE, Frames.at(frame) + waitMs);
+    }
+    return true;
   }
 
   int size() {

@@ -103,6 +103,13 @@ final class Frames {
     return text(row, ROW_HEADER, getInt(row, 8));
   }
 
+  /** The state of a key for which nothing but `frame` has come: a zero, then the frame. */
+  static byte[] waiting(byte[] frame) {
+    byte[] state = new byte[1 + frame.length];
+    System.arraycopy(frame, 0, state, 1, frame.length);
+    return state;
+  }
+
   /** UTF-8, or Latin-1 where the bytes are none, so that no two keys become one. */
   private static String text(byte[] bytes, int start, int length) {
     String text = new String(bytes, start, length, StandardCharsets.UTF_8);

@@ -126,7 +126,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     forwarded = Frames.NONE;
     InternalTimerService<VoidNamespace> timers =
         getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
-    calls = new Calls(resident, backend, state, timers, new Batch(maxRecords, maxBytes), stage.rows());
+    calls = new Calls(resident, backend, state, timers, new Batch(maxRecords, maxBytes), stage.rows(), stage.waitMs());
     mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
     batches = getMetricGroup().counter("batches");
     getMetricGroup().gauge("held", order::held);
@@ -274,7 +274,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private void pace() throws Exception {
     if (calls.full()) {
       flush();
-    } else if (!ticking) {
+    } else if (!ticking && (calls.size() > 0 || stage.waitMs() > 0)) {
       ticking = true;
       seen = 0;
       mailbox.execute(this::tick, "micro-batch");
@@ -325,7 +325,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
   /** Now and then, where there is time: what is handed over now does not hold up the next checkpoint. */
   private void tidy() throws Exception {
-    if (calls.size() == 0 && calls.waiting() > 0 && calls.waiting() <= maxRecords) {
+    if (calls.size() == 0 && calls.waiting() > 0) {
       calls.handOver();
     }
     tidyLater();

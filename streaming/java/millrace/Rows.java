@@ -1,6 +1,7 @@
 package millrace;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -22,12 +23,16 @@ final class Rows {
   /** The last batch that a row was needed for. */
   private final long[] needed;
 
-  /** Rows whose states were not handed over since they changed, and where each stands among them (-1: it does not). */
-  private final int[] changed;
+  /**
+   * Rows whose states were not handed over since they changed, from the first to the last: a ring through `end`, the
+   * index behind the last row. `after` is -1 for a row that is not in it.
+   */
+  private final int[] after;
 
-  private final int[] place;
+  private final int[] before;
+  private final int end;
   private final int[] free;
-  private int changedSize;
+  private int changed;
   private int freeSize;
   private int hand;
   private long batch = 1;
@@ -38,11 +43,14 @@ final class Rows {
     this.keys = new String[capacity];
     this.used = new boolean[capacity];
     this.needed = new long[capacity];
-    this.changed = new int[capacity];
-    this.place = new int[capacity];
+    this.after = new int[capacity + 1];
+    this.before = new int[capacity + 1];
+    this.end = capacity;
     this.free = new int[capacity];
+    Arrays.fill(after, -1);
+    after[end] = end;
+    before[end] = end;
     for (int row = capacity - 1; row >= 0; row--) {
-      place[row] = -1;
       free[freeSize++] = row;
     }
   }
@@ -53,11 +61,16 @@ final class Rows {
     int row = found == null ? admit(key) : found;
     used[row] = true;
     needed[row] = batch;
-    if (place[row] < 0) {
-      place[row] = changedSize;
-      changed[changedSize++] = row;
+    if (!isChanged(row)) {
+      link(before[end], row);
+      link(row, end);
+      changed++;
     }
     return row;
+  }
+
+  boolean has(String key) {
+    return index.containsKey(key);
   }
 
   private int admit(String key) {
@@ -79,21 +92,32 @@ final class Rows {
 
   /** How many rows wait to be handed over. */
   int changed() {
-    return changedSize;
+    return changed;
   }
 
   boolean isChanged(int row) {
-    return place[row] >= 0;
+    return after[row] >= 0;
   }
 
-  /** The last `count` of the changed rows, or all, from now on taken for handed over. */
+  /** The `count` rows that changed first, or all, from now on taken for handed over. */
   int[] take(int count) {
-    int[] taken = new int[Math.min(count, changedSize)];
+    int[] taken = new int[Math.min(count, changed)];
     for (int i = 0; i < taken.length; i++) {
-      taken[i] = changed[--changedSize];
-      place[taken[i]] = -1;
+      taken[i] = after[end];
+      unchanged(taken[i]);
     }
     return taken;
+  }
+
+  private void link(int row, int next) {
+    after[row] = next;
+    before[next] = row;
+  }
+
+  private void unchanged(int row) {
+    link(before[row], after[row]);
+    after[row] = -1;
+    changed--;
   }
 
   /** Rows to `free` once their states have been handed over, so that the next batch finds room. */
@@ -114,11 +138,8 @@ final class Rows {
 
   /** Give up a row whose state has been handed over. */
   void free(int row) {
-    if (place[row] >= 0) {
-      int last = changed[--changedSize];
-      changed[place[row]] = last;
-      place[last] = place[row];
-      place[row] = -1;
+    if (isChanged(row)) {
+      unchanged(row);
     }
     index.remove(keys[row]);
     keys[row] = null;

@@ -43,6 +43,7 @@ class Operator:
     def _batch(self, records: Sequence[Record]) -> list[tuple[int, bytes]]:
         if not self._keeps:
             self._rows.clear()
+            records = self._busy(records)
         keys = [key for key in dict.fromkeys(key for _, key, _ in records) if key not in self._rows]
         for key in keys:
             self._rows[key] = min(set(range(len(self._rows) + 1)) - set(self._rows.values()))
@@ -57,6 +58,18 @@ class Operator:
         for key in gone:
             del self._rows[key]
         return outputs
+
+
+    def _busy(self, records: Sequence[Record]) -> list[Record]:
+        """The records that Python is called with; some first ones of their keys wait, as they are, in their state."""
+        busy: list[Record] = []
+        for port, key, frame in records:
+            first = not self._states[key] and all(key != other for _, other, _ in busy)
+            if port == frames.MAIN and first and self._chance.random() < 0.8:
+                self._states[key] = frames.WAITING + frame
+            else:
+                busy.append((port, key, frame))
+        return busy
 
 
 def source(value: bytes, key: bytes, offset: int) -> bytes:
