@@ -2,15 +2,21 @@
 
 In the way of an event behind the join of outcomes; its report becomes metrics, `W.signals` and `millrace models W`.
 
-A served score has six digits, so a table of weights by score, one line for each different score, holds everything
-that AP, AUC, log-loss, Brier score, calibration error and costs need: they are exact, and a million lines bound them.
-There are three such tables: all examples; the same with weights that halve every `half_life`; and one for
-each of the last `window` days. Time is event time: an example counts from the moment `known` at which its label came,
-in the order in which examples come; precision at k is by the day of the event itself, once that day's labels
-are there. Sums are added one by one in that order, so that no split into batches changes a bit of the report.
+A served score has six digits, so a table of weights by score and label, one line for each pair that was seen, holds
+everything that AP, AUC, log-loss, Brier score and calibration error need; one more line is what it cost. They are exact
+while a version or lineage has up to 32,768 lines, of all segments; above that, scores are rounded to three digits that
+count (`tallies.coarse`), which leaves 12,802 lines a segment. There are three such sums: all examples; the same with
+weights that halve every `half_life`; and one for each of the last `window` days. Time is event time: an example counts
+from the moment `known` at which its label came, in the order in which examples come; precision at k is by the day of
+the event itself, once that day's labels are there. Sums are added one by one in that order, so that no split into
+batches changes a bit of the report.
+
+A lineage is what versions follow one another in. While labels of a version may still come it has tables of its own;
+then it is closed: its figures are kept as they are, and its lines are added to those of its lineage, whose figures
+are those of all its versions. So a new version every day and labels that are weeks late lose nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,7 +25,7 @@ from numpy.typing import NDArray
 
 from models.rules import EvaluationRule
 from models.snapshot import pack, unpack
-from models.tallies import ONE, Best, Measures, Table, measures, precision
+from models.tallies import ONE, Best, Measures, Packed, Table, coarse, measures, packed, precision
 from schemas.errors import DefinitionError
 from schemas.time import MILLISECONDS
 
@@ -28,11 +34,14 @@ I64 = NDArray[np.int64]
 
 DAY = MILLISECONDS["d"]
 BUFFER = 65_536  # rows that wait for a place in the tables
-VERSIONS, SEGMENTS, YEARS = 16, 32, 3
+LINEAGES, VERSIONS, CLOSED, SEGMENTS, YEARS = 16, 256, 64, 32, 3
+LINES = 32_768  # that a slot has with scores as served; where it has more, they are rounded
 OTHER, ALL = 32, 63  # segments: what is beyond the first 32; the whole
 STEP = 1.05  # delays are counted in steps of 5 %
-OF_DAY, VERSION, SEGMENT = 32, 26, 20  # bits below them in a key: day | version | segment | score
-DAYS = OF_DAY - SEGMENT  # the same in a place, which is a key without its score
+OF_DAY, SLOT, SEGMENT = 39, 27, 21  # bits below them in a key: day | slot | segment | score | label
+DAYS, SLOTS = OF_DAY - SEGMENT, SLOT - SEGMENT  # the same in a place, which is a key without score and label
+MASK = (1 << OF_DAY - SLOT) - 1
+COST = (ONE + 1) << 1  # the line of what it cost, in the place of a score
 
 
 @dataclass(frozen=True)
@@ -52,16 +61,34 @@ class Labelled:
     amount: F64 | None = None
 
 
-class _State(msgspec.Struct, tag="evaluation/1"):
-    total: Table
-    recent: Table
-    best: Best
+class _Slot(msgspec.Struct):
+    """A lineage or an open version, and the slot of its lineage."""
+
+    name: str
+    lineage: int
+    labels: int = 0
+    served: int = 0
+    last: int = -1  # when its newest label came
+
+
+class _Closed(msgspec.Struct):
+    lineage: str
+    labels: int
+    served: int
+    unlabelled: float
+    overall: Measures
+
+
+class _State(msgspec.Struct, tag="evaluation/2"):
+    total: Packed
+    recent: Packed
+    best: Packed
+    groups: NDArray[np.uint64]
     delays: NDArray[np.float64]
-    settled: dict[int, float] = {}
-    versions: list[str] = []
-    labels: list[int] = []
-    last: list[int] = []
-    served: list[int] = []
+    costs: bool
+    settled: dict[int, dict[int, float]] = {}  # slot and segment: day: precision
+    slots: dict[int, _Slot] = {}
+    closed: dict[str, _Closed] = {}
     segments: list[str] = []
     clock: int = -1  # the newest `known`
     base: int = 0  # half-lives from the epoch at which a fading weight is 1
@@ -81,31 +108,33 @@ class _Waiting:
 
 
 class Evaluation:
-    """All model versions of one workload. Pure; goes on from `state`, a snapshot.
+    """All model versions of one workload; `lineage` says which one a version is of. Pure; goes on from `state`.
 
-    The newest 16 versions and first 32 segments are told apart; precision at k covers three years at most, and keeps
-    k groups a day and the positive ones until the day's labels are there.
+    16 lineages, 256 open versions and the first 32 segments are told apart, and of the 64 versions that were closed
+    last the figures are kept; where there are more, the one unheard of for longest is forgotten, or closed. Precision
+    at k covers three years at most, and keeps k groups a day and the positive ones until the day's labels are there.
     """
 
-    def __init__(self, rule: EvaluationRule, state: bytes | None = None):
-        self.rule = rule
+    def __init__(self, rule: EvaluationRule, state: bytes | None = None, lineage: Callable[[str], str] = str):
+        self.rule, self._lineage = rule, lineage
         self._waiting = _Waiting()
-        columns = 2 if rule.costs is None else 3
-        none = np.zeros(0, np.int64)
-        self._s = _State(
-            Table(none, np.zeros((0, 2 * columns))),
-            Table(none, np.zeros((0, columns))),
-            Best(none, np.zeros(0, np.uint64), np.zeros((0, 3))),
-            np.zeros(int(np.log(1e15) / np.log(STEP))),
+        none = packed(np.zeros(0, np.int64), [np.zeros(0)] * 3)
+        self._s = s = _State(
+            none, none, none, np.zeros(0, np.uint64), np.zeros(int(np.log(1e15) / np.log(STEP))), rule.costs is not None
         )
         if state:
-            self._s = unpack(state, _State)
-            if self._s.recent.sums.shape[1] != columns:
+            self._s = s = unpack(state, _State)
+            if s.costs != (rule.costs is not None):
                 raise DefinitionError("evaluation: found a state with other costs declared; start a new one")
+        (total, sums), (recent, counts), (places, rows) = (x.unpacked() for x in (s.total, s.recent, s.best))
+        self._total, self._recent = Table(total, sums[:, :2]), Table(recent, counts[:, :1])
+        self._best = Best(places, s.groups, rows)
+        self._numbers = {(number < LINEAGES, slot.name): number for number, slot in s.slots.items()}
 
     def served(self, version: str, count: int) -> None:
         """Count decisions that were served, whose labels may come."""
-        self._s.served[self._slot(version, np.zeros(0, np.int64))] += count
+        for slot in self._slots(version):
+            slot.served += count
 
     def add(self, e: Labelled, scores: Mapping[str, F64]) -> None:
         """Take examples with the scores f64[k] of each version, as served; NaN where it did not see the event."""
@@ -130,17 +159,19 @@ class Evaluation:
         s.delay = float(np.cumsum(np.append(s.delay, weight * delay))[-1])
         for version, found in scores.items():
             rows = np.flatnonzero(np.isfinite(found))
-            slot = self._slot(version, clock[rows])
+            place = (self._count(version, clock[rows]) << SLOT) | (segments[rows] << SEGMENT)
             score = np.clip(np.rint(found[rows] * ONE), 0, ONE).astype(np.int64)
-            place = (slot << VERSION) | (segments[rows] << SEGMENT)
-            sums = self._sums(e, rows, score)
-            self._waiting.keys.append(place | score)
-            self._waiting.days.append(e.known[rows] // DAY)
-            self._waiting.sums.append(np.hstack((sums * weight[rows, None], sums * fade[rows, None])))
+            cost = self._cost(e, rows, score)
+            dear = np.flatnonzero(cost)  # few are
+            every = np.concatenate((rows, rows[dear]))
+            times = np.concatenate((np.ones(len(rows)), cost[dear]))
+            self._waiting.keys += [place | score << 1 | e.labels[rows], place[dear] | COST]
+            self._waiting.days.append(e.known[every] // DAY)
+            self._waiting.sums.append(np.column_stack((weight[every] * times, fade[every] * times)))
             rows, score, place = rows[timely[rows]], score[timely[rows]], place[timely[rows]]
-            looked = np.column_stack((score / ONE, weight[rows], e.labels[rows]))
+            looked = np.column_stack((score, weight[rows], e.labels[rows]))
             self._waiting.best.append(Best((day[rows] << OF_DAY | place) >> SEGMENT, groups[rows], looked))
-            self._waiting.count += len(rows)
+            self._waiting.count += len(every)
         if self._waiting.count > BUFFER:
             self._merge()
 
@@ -150,8 +181,7 @@ class Evaluation:
         base = max(int(known.max()) // half // 256 * 256, s.base)
         if base > s.base:
             self._merge()
-            sums, columns = s.total.sums, s.recent.sums.shape[1]
-            sums[:, columns:] = np.ldexp(sums[:, columns:], s.base - base)
+            self._total.sums[:, 1] = np.ldexp(self._total.sums[:, 1], s.base - base)
             s.base = base
         return np.asarray(weight * np.ldexp(np.exp2(known % half / half), known // half - s.base))
 
@@ -165,87 +195,163 @@ class Evaluation:
         number = {name: i for i, name in enumerate(known)}
         return np.array([number.get(name, OTHER) for name in names], np.int64)
 
-    def _slot(self, version: str, clock: I64) -> int:
-        """The number of a version, which takes the place of the one unheard of for longest where all are taken."""
-        s = self._s
-        if version not in s.versions:
-            slot = len(s.versions) if len(s.versions) < VERSIONS else s.last.index(min(s.last))
-            if slot == len(s.versions):
-                for column in (s.labels, s.last, s.served):
-                    column.append(0)
-                s.versions.append(version)
-            else:
-                self._forget(slot)
-            s.versions[slot], s.labels[slot], s.last[slot], s.served[slot] = version, 0, s.clock, 0
-        slot = s.versions.index(version)
-        s.labels[slot] += len(clock)
-        s.last[slot] = int(clock[-1]) if len(clock) else s.last[slot]
-        return slot
+    def _slots(self, version: str) -> list[_Slot]:
+        """What a version counts for: its lineage and, unless it is closed, itself."""
+        line = self._number(self._lineage(version), range(LINEAGES))
+        numbers = [line]
+        if version not in self._s.closed:
+            numbers.append(self._number(version, range(LINEAGES, LINEAGES + VERSIONS), line))
+        return [self._s.slots[number] for number in numbers]
 
-    def _forget(self, slot: int) -> None:
-        s = self._s
+    def _number(self, name: str, among: range, lineage: int | None = None) -> int:
+        """The slot of a name, which takes the place of the one unheard of for longest where all are taken."""
+        s, key = self._s, (lineage is None, name)
+        if key not in self._numbers:
+            number = next((n for n in among if n not in s.slots), -1)
+            if number < 0:
+                number = min(among, key=lambda n: (s.slots[n].last, n))
+                if lineage is None:
+                    self._forget(number)
+                else:
+                    self._shut(number)
+            s.slots[number] = _Slot(name, number if lineage is None else lineage, last=s.clock)
+            self._numbers[key] = number
+        return self._numbers[key]
+
+    def _count(self, version: str, clock: I64) -> int:
+        """Count labels, and return the slot whose lines they make."""
+        slots = self._slots(version)
+        for slot in slots:
+            slot.labels += len(clock)
+            slot.last = int(clock[-1]) if len(clock) else slot.last
+        return self._numbers[len(slots) == 1, slots[-1].name]
+
+    def close(self, serving: Collection[str], quiet: int) -> None:
+        """Close the versions that are not among those `serving`, and of which no label came for `quiet` ms.
+
+        Scores of what has too many lines are rounded. To be called at times that the examples alone decide.
+        """
+        for number, slot in sorted(self._s.slots.items()):
+            if number >= LINEAGES and slot.name not in serving and slot.last + quiet < self._s.clock:
+                self._shut(number)
         self._merge()
-        for table in (s.total, s.recent):
-            table.keep((table.keys >> VERSION) % 64 != slot)
-        s.best = s.best.pick((s.best.places >> VERSION - SEGMENT) % 64 != slot)
-        s.settled = {p: v for p, v in s.settled.items() if (p >> VERSION - SEGMENT) % 64 != slot}
+        for table in (self._total, self._recent):
+            of = table.keys >> SLOT & MASK
+            those = (np.bincount(of, minlength=1) > LINES)[of]
+            table.move(those, coarse(table.keys[those]))
 
-    def _sums(self, e: Labelled, rows: I64, score: I64) -> F64:
-        """What a row adds: positive, negative, and its cost where costs are declared."""
+    def _shut(self, number: int) -> None:
+        """Close a version."""
+        self._merge()
+        s, slot = self._s, self._s.slots[number]
+        figures = self._figures(slot, [number])
+        s.closed[slot.name] = msgspec.convert(figures, _Closed)
+        for name in [*s.closed][:-CLOSED]:
+            del s.closed[name]
+        by = slot.lineage - number
+        for table in (self._total, self._recent):
+            mine = table.keys >> SLOT & MASK == number
+            table.move(mine, table.keys[mine] + (by << SLOT))
+        mine = self._best.places >> SLOTS & MASK == number
+        self._best.places[mine] += by << SLOTS
+        self._best = self._best.top(self.rule.k)
+        self._drop({number})
+
+    def _forget(self, line: int) -> None:
+        """Forget a lineage with its versions."""
+        self._merge()
+        numbers = [number for number, slot in self._s.slots.items() if slot.lineage == line]
+        for table in (self._total, self._recent):
+            table.keep(~np.isin(table.keys >> SLOT & MASK, numbers))
+        self._best = self._best.pick(~np.isin(self._best.places >> SLOTS & MASK, numbers))
+        self._drop({*numbers})
+
+    def _drop(self, numbers: Collection[int]) -> None:
+        s = self._s
+        s.settled = {p: days for p, days in s.settled.items() if p >> SLOTS not in numbers}
+        for number in numbers:
+            del self._numbers[number < LINEAGES, s.slots.pop(number).name]
+
+    def _cost(self, e: Labelled, rows: I64, score: I64) -> F64:
+        """What each row cost, f64[rows]; nothing where no costs are declared."""
         label, costs = e.labels[rows], self.rule.costs
         if costs is None:
-            return np.column_stack((label, ~label)).astype(np.float64)
+            return np.zeros(len(rows))
         if costs.by_amount and e.amount is None:
             raise DefinitionError("evaluation: costs go by amount, found no amount; pass Labelled(amount=)")
         alert = score >= round(costs.threshold * ONE)
         miss = costs.miss * (e.amount[rows] if costs.by_amount and e.amount is not None else 1.0)
-        return np.column_stack((label, ~label, np.where(alert, ~label * costs.false_alarm, label * miss)))
+        return np.where(alert, ~label * costs.false_alarm, label * miss)
 
     def _merge(self) -> None:
         """Bring waiting rows into the tables, forget days that have passed, settle those whose labels are there."""
         s, w, rule = self._s, self._waiting, self.rule
         if w.keys:
-            keys, sums, columns = np.concatenate(w.keys), np.concatenate(w.sums), s.recent.sums.shape[1]
-            s.total.add(keys, sums)
-            s.recent.add(np.concatenate(w.days) << OF_DAY | keys, sums[:, :columns])
-            parts = [s.best, *w.best]
-            s.best = Best(
+            keys, sums = np.concatenate(w.keys), np.concatenate(w.sums)
+            self._total.add(keys, sums)
+            self._recent.add(np.concatenate(w.days) << OF_DAY | keys, sums[:, :1])
+            parts = [self._best, *w.best]
+            self._best = Best(
                 np.concatenate([b.places for b in parts]),
                 np.concatenate([b.groups for b in parts]),
                 np.concatenate([b.rows for b in parts]),
             ).top(rule.k)
             self._waiting = _Waiting()
-        s.recent.keep(s.recent.keys >> OF_DAY > s.clock // DAY - rule.window)
-        over = (((s.best.places >> DAYS) + 1) * DAY + rule.horizon) <= s.clock
+        self._recent.keep(self._recent.keys >> OF_DAY > s.clock // DAY - rule.window)
+        over = (((self._best.places >> DAYS) + 1) * DAY + rule.horizon) <= s.clock
         if over.any():
-            done = s.best.pick(over)
-            whole = Best(done.places | ALL, done.groups, done.rows).top(rule.k)
-            for part in (done, whole) if s.segments else (whole,):
-                for place in np.unique(part.places).tolist():
-                    s.settled[place] = precision(part.rows[part.places == place], rule.k)
-            s.best = s.best.pick(~over)
+            self._settle(self._best.pick(over))
+            self._best = self._best.pick(~over)
             oldest = s.clock // DAY - YEARS * 366
-            s.settled = {p: v for p, v in sorted(s.settled.items()) if p >> DAYS >= oldest}
+            kept = (
+                (p, {d: v for d, v in sorted(days.items()) if d >= oldest}) for p, days in sorted(s.settled.items())
+            )
+            s.settled = {place: days for place, days in kept if days}
 
-    def report(self) -> dict[str, object]:
-        """By version: labels, served, unlabelled (a share), and `overall`, `fading` and `window`: n, positives, …
+    def _settle(self, done: Best) -> None:
+        """Precision at k of days that are over: of open versions and of lineages, in each segment and the whole."""
+        s, k = self._s, self.rule.k
+        number = done.places >> SLOTS & MASK
+        lineage = np.zeros(LINEAGES + VERSIONS, np.int64)
+        lineage[list(s.slots)] = [slot.lineage for slot in s.slots.values()]
+        lines = Best(done.places + ((lineage[number] - number) << SLOTS), done.groups, done.rows)
+        for part in (done.pick(number >= LINEAGES), lines):
+            whole = Best(part.places | ALL, part.groups, part.rows)
+            for rows in (part.top(k), whole.top(k)) if s.segments else (whole.top(k),):
+                places, first = np.unique(rows.places, return_index=True)
+                for place, best in zip(places.tolist(), np.split(rows.rows, first[1:]), strict=True):
+                    s.settled.setdefault(place % (1 << DAYS), {})[place >> DAYS] = precision(best, k)
 
-        The same three for each of `segments`. `delay`: mean, p50 and p90 in ms (to 5 %); `until`: the newest label.
-        n and positives are weighted. What has no meaning, such as an AP without a positive, is nan.
+    def report(self, serving: Collection[str] = ()) -> dict[str, object]:
+        """By lineage and by version: labels, served, unlabelled (a share), and `overall`, `fading` and `window`: n, …
+
+        The same three for each of `segments` of lineages and of the versions `serving`; of a closed version only
+        `overall`. `delay`: mean, p50 and p90 in ms (to 5 %); `until`: the newest label. n and positives are weighted.
+        What has no meaning, such as an AP without a positive, is nan.
         """
         self._merge()
         s = self._s
-        versions: dict[str, object] = {}
-        for slot, name in enumerate(s.versions):
-            named = [(i, name) for i, name in enumerate(s.segments)]
-            named += [(OTHER, "other")] if s.segments else []
-            parts = {part: self._measures(slot, i) for i, part in named}
-            whole = self._measures(slot, ALL)
-            served, seen = s.served[slot], whole["overall"]["n"]
-            unlabelled = max(0.0, 1 - seen / served) if served else float("nan")
-            about = {"labels": s.labels[slot], "served": served, "unlabelled": unlabelled}
-            versions[name] = about | whole | {"segments": {n: m for n, m in parts.items() if m["overall"]["n"]}}
-        return {"until": s.clock, "delay": self._delay(), "versions": versions}
+        lineages: dict[str, object] = {}
+        versions: dict[str, object] = {name: msgspec.structs.asdict(closed) for name, closed in s.closed.items()}
+        for number, slot in sorted(s.slots.items()):
+            if number >= LINEAGES:
+                versions[slot.name] = self._figures(slot, [number], slot.name in serving)
+            else:
+                of = [n for n, other in sorted(s.slots.items()) if other.lineage == number]
+                lineages[slot.name] = self._figures(slot, of, True)
+        return {"until": s.clock, "delay": self._delay(), "lineages": lineages, "versions": versions}
+
+    def _figures(self, slot: _Slot, numbers: Sequence[int], segments: bool = False) -> dict[str, object]:
+        """Counts of a slot, and the measures of what `numbers` have."""
+        s, whole = self._s, self._measures(numbers, ALL)
+        unlabelled = max(0.0, 1 - whole["overall"]["n"] / slot.served) if slot.served else float("nan")
+        about: dict[str, object] = {"labels": slot.labels, "served": slot.served, "unlabelled": unlabelled}
+        about |= {"lineage": s.slots[slot.lineage].name, **whole}
+        if segments:
+            named = [*enumerate(s.segments), (OTHER, "other")] if s.segments else []
+            parts = {name: self._measures(numbers, i) for i, name in named}
+            about["segments"] = {name: found for name, found in parts.items() if found["overall"]["n"]}
+        return about
 
     def _delay(self) -> Measures:
         counts, total = self._s.delays, float(self._s.delays.sum())
@@ -255,37 +361,38 @@ class Evaluation:
         p50, p90 = np.expm1((at + 0.5) * np.log(STEP)).tolist()
         return {"mean": self._s.delay / total, "p50": p50, "p90": p90}
 
-    def _measures(self, slot: int, segment: int) -> dict[str, Measures]:
-        """Overall, fading and window measures of one version in one segment or ALL."""
+    def _measures(self, numbers: Sequence[int], segment: int) -> dict[str, Measures]:
+        """Overall, fading and window measures of some slots together, in one segment or ALL."""
         s, rule = self._s, self.rule
-        columns = s.recent.sums.shape[1]
-        tables = []
-        for table in (s.total, s.recent):
-            mine = (table.keys >> VERSION) % 64 == slot
-            if segment != ALL:
-                mine &= (table.keys >> SEGMENT) % 64 == segment
-            one = Table(np.zeros(0, np.int64), np.zeros((0, table.sums.shape[1])))
-            one.add(table.keys[mine] % (1 << SEGMENT), table.sums[mine])
-            tables.append(one)
-        total, recent = tables
+        last = s.clock // DAY
+        of = np.array(numbers, np.int64) << SLOT
+        first, width = (of, 1 << SLOT) if segment == ALL else (of | segment << SEGMENT, 1 << SEGMENT)
+        days = np.arange(max(last - rule.window, -1) + 1, last + 1) << OF_DAY
+        total = self._total.within(first, width, 1 << SEGMENT)
+        recent = self._recent.within(np.add.outer(days, first).ravel(), width, 1 << SEGMENT)
         now = np.ldexp(np.exp2(s.clock % rule.half_life / rule.half_life), s.clock // rule.half_life - s.base)
-        faded = total.sums[:, columns:] / now
-        sums = {"overall": (total.keys, total.sums[:, :columns]), "fading": (total.keys, faded)}
-        sums["window"] = (recent.keys, recent.sums)
-        place = (slot << VERSION - SEGMENT) | segment
-        days = {p >> DAYS: v for p, v in s.settled.items() if p % (1 << DAYS) == place}
-        day, at_k = np.array(list(days), np.int64), np.array(list(days.values()))
-        last = (s.clock - rule.horizon) // DAY - 1
-        weights = {"overall": np.ones(len(day)), "fading": np.exp2((day - last) * (DAY / rule.half_life))}
-        weights["window"] = (day > last - rule.window).astype(np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return {
-                part: measures(keys, values, rule.bins)
-                | {f"precision_at_{rule.k}": float((weights[part] * at_k).sum() / weights[part].sum())}
-                for part, (keys, values) in sums.items()
-            }
+        sums = {"overall": total.sums[:, 0], "fading": total.sums[:, 1] / now, "window": recent.sums[:, 0]}
+        settled = s.settled.get(numbers[0] << SLOTS | segment, {})
+        day, at_k = np.array(list(settled), np.int64), np.array(list(settled.values()))
+        over = (s.clock - rule.horizon) // DAY - 1
+        weights = {"overall": np.ones(len(day)), "fading": np.exp2((day - over) * (DAY / rule.half_life))}
+        weights["window"] = (day > over - rule.window).astype(np.float64)
+        found: dict[str, Measures] = {}
+        for part, values in sums.items():
+            keys = recent.keys if part == "window" else total.keys
+            scores = np.searchsorted(keys, COST)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                at = {f"precision_at_{rule.k}": float((weights[part] * at_k).sum() / weights[part].sum())}
+            cost = {"cost": float(values[scores:].sum())} if s.costs else {}
+            found[part] = measures(keys[:scores], values[:scores], rule.bins) | cost | at
+        return found
 
     def snapshot(self) -> bytes:
         """The state; `Evaluation(rule, snapshot)` goes on from it."""
         self._merge()
-        return pack(self._s)
+        s, best = self._s, self._best
+        s.total = packed(self._total.keys, [*self._total.sums.T])
+        s.recent = packed(self._recent.keys, [*self._recent.sums.T])
+        s.best, s.groups = packed(best.places, [*best.rows.T]), best.groups
+        s.slots = dict(sorted(s.slots.items()))
+        return pack(s)

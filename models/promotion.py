@@ -3,6 +3,11 @@
 In the way of an event behind the join: examples with the scores that champion and challengers served go in, in
 the order in which their labels became known; verdicts come out, to be announced on `millrace.models`.
 
+Where labels come a week late, so does evidence from what was served: after a change the frozen champion would decide
+for one more week. A learner is therefore judged by what it says of an event when its label comes, right before it
+learns it, which is as predictable a bet; the claim is about the learner as it is by then. Rollbacks are not: what a
+champion's versions decided, and nothing else, may send it away.
+
 The test is an e-process on bounded loss differences (Choe and Ramdas, Operations Research 2024). With
 d = loss(champion) - loss(challenger) in [-1, 1], the evidence after t examples is the mean over the stakes λ of
 Π (1 + λ d). While the challenger is not better, E[d | past] <= 0, it is a nonnegative supermartingale that starts at
@@ -173,11 +178,14 @@ class Contest:
         known: I64,
         weight: F64 | None = None,
         latency: Mapping[str, float] | None = None,
+        fresh: Mapping[str, F64] | None = None,
     ) -> list[Verdict]:
         """Take `k` examples, in order, and return what they decided.
 
-        scores: f64[k] of each version, NaN where it did not see the event; one that is missing saw none of them.
+        scores: f64[k] of each version as served, NaN where it did not see the event; one that is missing saw none.
         known i64[k] ms: when the labels became known; latency: p99 in ms of each version, where measured.
+        fresh: of some versions, what they would say as the label comes, before they learn it. It counts instead of
+        what was served, which is as old as the label is late; but not in a duel that may end in a rollback.
         """
         verdicts: list[Verdict] = []
         start, k = 0, len(labels)
@@ -187,7 +195,8 @@ class Contest:
             w, measured = None if weight is None else weight[part], latency or {}
             hits: list[tuple[int, float, str]] = []
             for name, duel in self.duels.items():
-                pair = scores.get(self.champion, none)[part], scores.get(name, none)[part]
+                seen = scores if fresh is None or name == self.previous else {**scores, **fresh}
+                pair = seen.get(self.champion, none)[part], seen.get(name, none)[part]
                 row = duel.add(*pair, labels[part], w, measured.get(name), self.frozen)
                 if row is not None:
                     hits.append((row, -duel.evidence, name))

@@ -12,6 +12,7 @@ writers cannot both make it, a crash leaves nothing half-done and no lock behind
 """
 
 import hashlib
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -175,11 +176,14 @@ class Registry:
     def measure(self, workload: str, version: str, measured: Mapping[str, float]) -> None:
         """Keep what was measured of a version since it serves, in place of what was kept before.
 
-        `millrace models` shows `labels`, how many were seen, and `prequential_ap`.
+        `millrace models` shows `labels`, how many were seen, and `prequential_ap`. Nothing of what is not registered,
+        as the model of a definition.
         """
-        self._manifest(workload, version)  # there is such a version
         with self._reached():
-            self._store.write(f"{_folder(workload, version)}/measured.json", msgspec.json.encode(dict(measured)))
+            if not _VERSION.fullmatch(version) or "manifest.json" not in self._store.names(_folder(workload, version)):
+                return
+            found = {name: value for name, value in measured.items() if math.isfinite(value)}
+            self._store.write(f"{_folder(workload, version)}/measured.json", msgspec.json.encode(found))
 
     def promote(self, workload: str, version: str, *, why: str = "", by: str = "", at: int | None = None) -> Revision:
         """Make `version` champion. The one before stays as a challenger: a rollback finds it warm."""

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from schemas.errors import MillraceError
-from streaming.commands import bench, demo, files, jobs, models, options, stack, topics
+from streaming.commands import bench, demo, explain, files, jobs, ledger, models, options, stack, topics
 
 app = typer.Typer(
     name="millrace",
@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (demo, stack, jobs, topics, files, models, bench):
+for module in (demo, stack, jobs, topics, files, models, ledger, explain, bench):
     module.register(app)
 
 

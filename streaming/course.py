@@ -32,6 +32,7 @@ class _Example(msgspec.Struct):
     event: str
     at: int
     label: bool
+    label_at: int
     scores: dict[str, float | None]
 
 
@@ -80,6 +81,8 @@ class Course:
         self.injected = injected
         self._model = model
         self.learned: set[str] = set()  # ids of the events whose outcome became an example
+        self._known: dict[str, int] = {}  # event id → since when its label is known, of every example
+        self._counts: list[tuple[int, int]] = []  # of each model: of how many examples it was made, known before when
         self.models = self.refused = 0
         self.champion: str | None = None  # the lineage that decides, as far as is known
         self.first: str | None = None  # the one that decided the oldest
@@ -95,6 +98,7 @@ class Course:
     def example(self, record: kafka.Record) -> None:
         """Note an example; one that comes again, after a restart, counts once."""
         example = self._example.decode(record.value or b"")
+        self._known[example.event] = example.label_at
         if not example.event.startswith(self._prefix) or example.event in self.learned:
             return
         day = example.at // DAY
@@ -137,6 +141,8 @@ class Course:
         kind, at, detail = signal.kind, signal.at, signal.detail
         if kind == "model":
             self.models += 1
+            if "by" not in detail:  # those are made between two batches of examples
+                self._counts.append((detail["examples"], at))
         elif kind == "refused":
             self.refused += 1
         elif kind in ("promote", "rollback", "champion"):
@@ -148,6 +154,15 @@ class Course:
             self.drifts.append(Drift(at, detail["name"], found, expected, detail["since"]))
         elif kind == "evaluation":
             self.duels = {name: Duel(duel["evidence"], duel["needed"]) for name, duel in detail["duels"].items()}
+
+    def learned_twice(self) -> int | None:
+        """How many more examples the learners took, from the first model of this run to the last, than there were;
+        below 0: so many were lost. None where no two models tell."""
+        if not self._counts:
+            return None
+        (before, since), (after, until) = min(self._counts), max(self._counts)
+        there = sum(since <= known < until for known in self._known.values())
+        return after - before - there if until > since else None
 
     def now(self, name: str) -> float | None:
         """The newest average precision of a lineage."""

@@ -1,7 +1,7 @@
 """Plan → job: deploying a workload to a Flink cluster, and stopping it so that it can go on where it was."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +69,7 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
     stages = []
     if joined:
         events, outcomes = Port(topics.events, Key("json", "id")), Port(topics.outcomes, Key("json", "event"))
-        stages.append(flink.Stage(JOIN, spec(-1), events, outcomes, ttl_ms=ttl))
+        stages.append(flink.Stage(JOIN, spec(-1), events, outcomes, ttl_ms=ttl, wait_ms=0))
     for stage in compiled.stages:
         if stage.index == 0:
             main = Port(topics.events, Key("record", stage.entity))
@@ -111,10 +111,12 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
 
 def _learning(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> list[flink.Stage]:
     """The stages of the learning loop: decisions wait for their outcomes, and examples are learned from."""
+    assert compiled.workload.learning is not None
+    horizon = compiled.workload.learning.horizon
     served = Port(compiled.stages[-1].entity, Key("row"), frames.PENDING)
     outcomes, taught = Port(topics.outcomes, Key("json", "event")), Port(EXAMPLES, Key("row"), frames.LESSON)
     return [
-        flink.Stage(EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled)),
+        flink.Stage(EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled), wait_ms=horizon),
         flink.Stage(LEARN, spec(resident.LEARN), taught, parallelism=1),
     ]
 
@@ -148,8 +150,17 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
     kafka.create_topics(stack.kafka, {MODELS: {"cleanup.policy": "compact"}})
     if fresh:
         _remember(settings, deployment.name, None)
-    savepoint = newest(deployment.name, settings)
-    id = flink.submit(to_job(deployment, stack.kafka, settings, savepoint), stack.flink)
+    savepoint, before = newest(deployment.name, settings), overrides(deployment.name, settings)
+    try:
+        id = flink.submit(to_job(deployment, stack.kafka, settings, savepoint), stack.flink)
+    except MillraceError as error:
+        if savepoint is None or before is None or "not available in the new program" not in str(error):
+            raise
+        raise DefinitionError(
+            f"deploy {deployment.name}: found stages in {savepoint} that it has not now, as it ran with "
+            f"{as_options(before)}; expected the same again, or --fresh, which begins with the oldest event"
+        ) from error
+    _overrides(settings, deployment.name).write_text(json.dumps(deployment.reference.set))
     try:
         flink.wait_running(stack.flink, id)
     except MillraceError:
@@ -191,11 +202,27 @@ def stop(name: str, stack: Stack, settings: Settings, folder: str | None = None)
 
 def _remember(settings: Settings, name: str, savepoint: str | None) -> None:
     """Note where job `name` goes on, None for the beginning; older checkpoints no longer count."""
-    record = _record(settings, name)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"savepoint": savepoint}))
+    _record(settings, name).write_text(json.dumps({"savepoint": savepoint}))
+
+
+def overrides(name: str, settings: Settings) -> dict[str, str] | None:
+    """What parameters job `name` was last deployed with; None where nothing is known of it."""
+    path = _overrides(settings, name)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def as_options(overrides: Mapping[str, str]) -> str:
+    """Parameters as a command takes them."""
+    return " ".join(f"--set {name}={value}" for name, value in overrides.items()) or "no --set"
+
+
+def _overrides(settings: Settings, name: str) -> Path:
+    """A file of its own: the time of the record of savepoints says which checkpoints count."""
+    return _record(settings, f"{name}.set")
 
 
 def _record(settings: Settings, name: str) -> Path:
     """Where the last savepoint of job `name` is remembered."""
-    return settings.home / "jobs" / f"{name}.json"
+    path = settings.home / "jobs" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -14,7 +14,8 @@ from schemas.errors import ModelRejected
 from streaming.decider import Decided
 from streaming.engine import Events, Truth
 from streaming.plan import Plan
-from streaming.teacher import Lesson, Signal, Teacher, within
+from streaming.signals import Signal
+from streaming.teacher import Lesson, Teacher, within
 
 Pending = tuple[str, int, float, tuple[str, ...], tuple[float, ...], NDArray[np.float64]]
 """Key, at, weight, versions, scores and row of a decision."""

@@ -9,37 +9,19 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
 
-from schemas.decisions import Scored
-from schemas.errors import DefinitionError
+from schemas.decisions import Decision
 from schemas.topics import Topics
 from streaming import kafka
-from streaming.course import Course
-from streaming.simulator import BOOK_START, DAY, Frauds, Record, Spec
-
-DAYS_A_SECOND = 1.05
-"""Simulated days that pass in a second, about, in runs of minutes: labels, 7 days late, are there after 7 seconds."""
-
-DAYS = 1000
-"""Simulated days that a longer run takes at most, about: its days pass more slowly."""
-
-HISTORY = 26.0
-"""Seconds of the stream that are published at once, before anything is shown: four weeks, three of them with labels."""
-
-DRIFT, LIMIT = 0.45, 110.0
-"""The share of a run after which frauds change: from then on every payment above the limit is one; it was 220 before.
-So much of the run is left that the labels of that time, models that learned them, and the labels of what those decided
-all come within it."""
-
-TRANSACTIONS = 1.9
-"""Transactions of a card in a day, about."""
+from streaming.shows import Show
+from streaming.simulator import Record
 
 RECENT = 3.0
 """Seconds that rates and latencies of the view cover."""
@@ -61,7 +43,8 @@ Offsets = Mapping[str, dict[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What came of a run. lost: events without decision or dead letter; repeated: decisions beyond an event's first.
+    """What came of a run. lost: events without decision or dead letter, its history's too; repeated: decisions beyond
+    an event's first.
 
     p50_ms and p99_ms are of latency, over the whole run; None without a decision.
     """
@@ -76,27 +59,33 @@ class Summary:
 
 
 class Tally:
-    """Counts of one run, of the events `prefix` + number from `first` on; fed by the threads that read the topics."""
+    """Counts of one run, of the events `prefix` + number from `first` on; those before are its history. Fed by the
+    threads that read the topics; `taken` gets each decision of the run once, also those of its history."""
 
-    def __init__(self, prefix: str, alarm: str, first: int = 0) -> None:
-        """`alarm` is the action whose latest decisions are kept."""
-        self.sent = self.repeated = 0
+    def __init__(
+        self, prefix: str, first: int, kind: type[Decision], taken: Callable[[Any], None] = lambda decision: None
+    ) -> None:
+        """Decisions are decoded as `kind`."""
+        self.sent = self.repeated = self.differing = 0
         self.actions: Counter[str] = Counter()
-        self.latest: deque[Scored] = deque(maxlen=8)
         self.at = 0  # event time of the newest decision, ms
         self.first = threading.Event()  # set with the first event that came to its end
+        self.shown: float | None = None  # time.monotonic() of the first decision, of the history too
         self.latencies: list[int] = []
         self.seen: dict[str, int] = {}  # event id → append time, ms
         self.decided: dict[str, int] = {}
+        self.past = 0  # events of the history with a decision
         self.dead: set[str] = set()
-        self.alarm = alarm
-        self._prefix, self._first = prefix, first
-        self._decision, self._event = msgspec.json.Decoder(Scored), msgspec.json.Decoder(_Event)
+        self.before = first
+        self._prefix, self._taken = prefix, taken
+        self._bodies: dict[str, int] = {}  # event id → hash of its first decision
+        self._decision: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
+        self._event = msgspec.json.Decoder(_Event)
 
     @property
     def ended(self) -> int:
-        """Events with a decision or a dead letter."""
-        return len(self.decided) + len(self.dead)
+        """Events with a decision or a dead letter, and those of the history with a decision."""
+        return len(self.decided) + len(self.dead) + self.past
 
     def _id(self, record: kafka.Record) -> str | None:
         try:
@@ -106,7 +95,7 @@ class Tally:
         return id if self._ours(id) else None
 
     def _ours(self, id: str) -> bool:
-        return id.startswith(self._prefix) and int(id.removeprefix(self._prefix)) >= self._first
+        return id.startswith(self._prefix) and int(id.removeprefix(self._prefix)) >= self.before
 
     def event(self, record: kafka.Record) -> None:
         """Note an event."""
@@ -118,18 +107,24 @@ class Tally:
     def decision(self, record: kafka.Record) -> None:
         """Note a decision."""
         decision = self._decision.decode(record.value or b"")
-        if not self._ours(decision.id):
+        if not decision.id.startswith(self._prefix):
             return
-        if decision.id in self.decided:
+        body = hash(record.value)
+        if decision.id in self._bodies:
             self.repeated += 1
+            self.differing += body != self._bodies[decision.id]
+            return
+        self._bodies[decision.id] = body
+        self.shown = self.shown or time.monotonic()
+        self._taken(decision)
+        if not self._ours(decision.id):
+            self.past += 1
             return
         self.decided[decision.id] = record.timestamp
         if decision.id in self.seen:
             self.latencies.append(record.timestamp - self.seen[decision.id])
         self.at = decision.at
-        self.actions[decision.action] += 1
-        if decision.action == self.alarm:
-            self.latest.appendleft(decision)
+        self.actions[getattr(decision, "action", None) or decision.status] += 1
         self.first.set()
 
     def deadletter(self, record: kafka.Record) -> None:
@@ -141,7 +136,7 @@ class Tally:
     def summary(self) -> Summary:
         """The counts now."""
         p50, p99 = percentiles(self.latencies)
-        lost = max(self.sent - len(self.decided.keys() | self.dead), 0)
+        lost = max(self.sent + self.before - len(self.decided.keys() | self.dead) - self.past, 0)
         return Summary(self.sent, len(self.decided), len(self.dead), lost, self.repeated, p50, p99)
 
 
@@ -179,15 +174,15 @@ class Pace:
 class Live:
     """One run: threads that publish a stream and read what comes of it. Use it in `with`."""
 
-    def __init__(self, brokers: str, topics: Topics, tally: Tally, course: Course, since: Offsets) -> None:
+    def __init__(self, brokers: str, topics: Topics, tally: Tally, show: Show, since: Offsets) -> None:
         """Begins to read the topics of the workload where they end now; those that `since` names, from there."""
-        self.tally, self.course = tally, course
+        self.tally, self.show = tally, show
         self.began: float | None = None  # time.monotonic() of the steady stream's start
         self._brokers, self._topics = brokers, topics
         self._halt, self._over = threading.Event(), threading.Event()
         takers = {
             topics.events: tally.event, topics.decisions: tally.decision, topics.deadletters: tally.deadletter,
-            topics.examples: course.example, topics.signals: course.signal,
+            **show.takers(topics),
         }  # fmt: skip
         offsets = {topic: since.get(topic) or kafka.end_offsets(brokers, topic) for topic in takers}
         self._pool = ThreadPoolExecutor(len(takers) + 1)
@@ -249,17 +244,23 @@ class Live:
         """Publish nothing more."""
         self._halt.set()
 
-    def drain(self, patience: float) -> None:
-        """Wait until every event has come to its end, or nothing has for `patience` seconds."""
-        self._work[-1].result()
-        ended, since = -1, time.monotonic()
-        while len(self.tally.seen) < self.tally.sent or self.tally.ended < self.tally.sent:
+    def drain(self, patience: Callable[[], float], busy: Callable[[], bool]) -> None:
+        """Wait until everything has come to its end, or nothing has for `patience()` seconds without being `busy()`."""
+        least, since = self.left, time.monotonic()
+        while (left := self.left) or self.sending:
             self.check()
-            if self.tally.ended > ended:
-                ended, since = self.tally.ended, time.monotonic()
-            if time.monotonic() - since > patience:
+            if busy() or self.sending or left < least:
+                least, since = left, time.monotonic()
+            if time.monotonic() - since > patience():
                 return
             time.sleep(0.05)
+
+    @property
+    def left(self) -> int:
+        """Events that were not read back, events without an end, and what the show waits for."""
+        tally = self.tally
+        unread = max(tally.sent - len(tally.seen), 0)
+        return unread + max(tally.sent + tally.before - tally.ended, 0) + self.show.owed()
 
     def __enter__(self) -> Self:
         """The run itself."""
@@ -290,54 +291,22 @@ def newest(brokers: str, topic: str) -> int | None:
     return max(found, default=None)
 
 
-def calendar(before: int | None, rate: float, seconds: float, now: int) -> Spec:
-    """The simulated world of a run: cards and terminals, and days that go on after the event time `before` (ms).
-
-    There are half as many cards as events a second, so that a day is over in one, and both windows and labels
-    that are days late mean something within a minute. Frauds are some six times as frequent as in the book's data,
-    and change on a day of their own. DefinitionError where the calendar would run into the future of `now` (ms).
-    """
-    start = BOOK_START if before is None else (before // DAY + 1) * DAY
-    cards = max(50, round(rate / TRANSACTIONS / min(DAYS_A_SECOND, DAYS / seconds)))
-    pace = rate / TRANSACTIONS / cards  # days a second
-    days = int((seconds + HISTORY) * pace * 1.05) + 3
-    if start + days * DAY > now:
-        known = time.strftime("%Y-%m-%d", time.gmtime((before or 0) / 1000))
-        raise DefinitionError(
-            f"demo: found events up to {known} in the topic, and {days} simulated days after them would run into the "
-            "future; expected fewer --seconds, or an installation of its own: "
-            "MILLRACE_HOME=/tmp/millrace-demo millrace demo"
-        )
-    later = (start - BOOK_START) // DAY  # days that runs before this one took: other draws for other days
-    frauds, day = Frauds(terminals=1, cards=1), round((HISTORY + DRIFT * seconds) * pace)
-    return Spec(
-        cards=cards, terminals=max(1000, 2 * cards), days=days, start=start, frauds=frauds,
-        drift=((day, replace(frauds, amount_above=LIMIT)),),
-        transaction_seed=later * 7919 % 2**31, fraud_seed=later * 7919 % 2**31,
-    )  # fmt: skip
-
-
-def injected(world: Spec) -> int:
-    """Event time (ms) from which on frauds are others."""
-    return world.start + world.drift[0][0] * DAY
-
-
 def publish(producer: kafka.Producer, topics: Topics, record: Record) -> None:
     """Publish a record of a stream to its topic."""
     topic = topics.events if record.topic == "events" else topics.outcomes
     producer.publish(topic, [(record.key.encode(), record.value, ())])
 
 
-def history(brokers: str, topics: Topics, records: Iterator[Record]) -> tuple[int, Iterator[Record]]:
-    """Publish the first `HISTORY` seconds of a stream at once; returns how many events, and the rest, due from 0 on.
+def history(brokers: str, topics: Topics, records: Iterator[Record], before: float) -> tuple[int, Iterator[Record]]:
+    """Publish the first `before` seconds of a stream at once; returns how many events, and the rest, due from 0 on.
 
     A job that is deployed after this reads it as a backfill, events and outcomes in the order of their times.
     """
     count = 0
     with kafka.Producer(brokers) as producer:
         for record in records:
-            if record.topic == "events" and record.due >= HISTORY:
+            if record.topic == "events" and record.due >= before:
                 break
             publish(producer, topics, record)
             count += record.topic == "events"
-    return count, (later._replace(due=later.due - HISTORY) for later in chain([record], records))
+    return count, (later._replace(due=round(later.due - before, 6)) for later in chain([record], records))

@@ -29,10 +29,14 @@ from streaming.decider import Decided
 from streaming.engine import Events, OutcomeIntake, Truth
 from streaming.observe import Loop
 from streaming.plan import Plan
-from streaming.teacher import Lesson, Signal, Teacher, encode_signal
+from streaming.signals import Signal, encode_signal, quality
+from streaming.teacher import Lesson, Teacher
 
 LOOK = 1.0
 """Seconds between two looks at what people changed in the registry."""
+
+GROWN = 1.1
+"""A version is measured in the registry again when it has so many times the labels."""
 
 _pack = msgspec.msgpack.Encoder().encode
 _TIME = struct.Struct("<q")
@@ -101,7 +105,7 @@ class ExampleOperator:
     def process(self, buffer: bytes) -> bytes:
         """Join one micro-batch."""
         request = frames.parse_request(buffer)
-        states, records = request.states(), request.records()
+        states, records = [self._waited(state) for state in request.states()], request.records()
         timer = np.full(len(states), frames.NONE, np.int64)
         counts: Counter[str] = Counter()
         outputs: list[tuple[int, bytes]] = []
@@ -112,8 +116,7 @@ class ExampleOperator:
                 if due is not None:
                     outputs += self._example(request.keys[slot].decode(), due)
             elif port == frames.MAIN:
-                at = _TIME.unpack_from(records[i])[0]
-                states[slot], when, what = self._join.decision(states[slot], at, payload(records[i]))
+                states[slot], when, what = self._decision(states[slot], records[i])
                 timer[slot] = timer[slot] if when is None else when
             elif i in truths:
                 _, at, label, source = truths[i]
@@ -122,18 +125,26 @@ class ExampleOperator:
             else:
                 continue
             counts[what] += 1
+        del counts["waiting"]  # most do so without a call: they were counted when they were served
         self._loop.joined(counts)
         outputs += [(frames.DEADLETTER, frame) for frame in dead]
         length = np.fromiter(map(len, states), np.int32, len(states))
         tags = bytes(tag for tag, _ in outputs)
         return frames.build_response([frame for _, frame in outputs], tags, length, b"".join(states), timer)
 
+    def _decision(self, state: bytes, frame: bytes) -> tuple[bytes, int | None, str]:
+        return self._join.decision(state, _TIME.unpack_from(frame)[0], payload(frame))
+
+    def _waited(self, state: bytes) -> bytes:
+        """A state in which no decision waits as the record that it came as."""
+        return self._decision(b"", state[1:])[0] if state[:1] == frames.WAITING else state
+
     def _outcomes(self, request: frames.Request) -> tuple[dict[int, Truth], list[bytes]]:
         """Outcomes of the batch by their position, and dead letters: where the join of labels reports them, none."""
         rows = np.flatnonzero(request.port == frames.SIDE)
         if not len(rows):
             return {}, []
-        arrivals = Arrivals(request, rows, self._topics.outcomes)
+        arrivals = Arrivals(request, request.start[rows], self._topics.outcomes)
         truths, kept, dead = self._intake(arrivals.values, arrivals.arrived)
         letters = [arrivals.deadletter(self._plan.workload.name, letter) for letter in dead] if self._report else []
         return dict(zip(rows[kept].tolist(), truths, strict=True)), letters
@@ -188,6 +199,7 @@ class LearnOperator:
         self._loop = Loop(plan.workload.name)
         self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
         self._verdicts: list[Signal] = []
+        self._measured: dict[str, float] = {}  # labels of each version, when its measures went to the registry
 
     def process(self, buffer: bytes) -> bytes:
         """Learn from one micro-batch."""
@@ -218,10 +230,11 @@ class LearnOperator:
     def _evaluated(self, at: int) -> Signal:
         """The prequential measures of every version, for the metrics and the topic."""
         report = self._teacher.report()
-        now = self._registry.aliases(self._name)
-        for version, measures in self._teacher.quality().items():
-            self._loop.quality(version, measures)
-            if version in (now.champion, *now.challengers):
+        for name, measures in quality(report, "lineages").items():
+            self._loop.quality(name, measures)
+        for version, measures in quality(report, "versions").items():
+            if measures["labels"] > GROWN * self._measured.get(version, 0.0):
+                self._measured[version] = measures["labels"]
                 self._registry.measure(self._name, version, measures)
         return Signal("evaluation", self._name, at, report)
 
@@ -240,7 +253,8 @@ class LearnOperator:
             for change in self._registry.history(self._name)
         )
         self._revision = found.revision
-        return self._teacher.follow((found.champion or self._own) if new else None, found.frozen, found.at)
+        told = self._teacher.follow((found.champion or self._own) if new else None, found.frozen, found.at)
+        return told + self._teacher.challenge(found.challengers, found.at)
 
     def _announce(self, at: int) -> bytes:
         """Register new versions, move the aliases as the verdicts say, and tell everyone."""
@@ -260,6 +274,8 @@ class LearnOperator:
             gone = version not in (lineup.champion, *lineup.challengers)
             if gone and self._teacher.lineage(version) in self._teacher.made:
                 self._registry.retire(self._name, version, why="replaced by a newer version", by=BY, at=at)
+            elif gone and version in self._teacher.retired:
+                self._registry.retire(self._name, version, why="rolled back by test", by=BY, at=at)
         value = encode(announcement(self._registry, self._name))
         self._told, self._verdicts = lineup.revision, []
         return frames.sink(self._name.encode(), value)

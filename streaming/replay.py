@@ -4,9 +4,11 @@ Events are taken in the order of their file. Before a chunk of them is decided, 
 before the newest of them has met its event; each feature then counts only what was known before its own event.
 """
 
+import gc
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -20,7 +22,8 @@ from streaming.decider import Decided, Decider
 from streaming.engine import Events, Intake, Joiner, Labels, Lookup, OutcomeIntake, Truth, no_labels, to_labels, update
 from streaming.lessons import Lessons, Refit
 from streaming.plan import Plan, Stage
-from streaming.teacher import Signal, Teacher
+from streaming.signals import Signal
+from streaming.teacher import Teacher
 
 CHUNK = 1024
 """Events a step: large enough for vectors, small enough to stay in the cache."""
@@ -59,10 +62,9 @@ class _Table:
     def slots(self, keys: Sequence[str]) -> NDArray[np.int32]:
         """The row of each key; new keys get fresh ones."""
         rows = self._rows
-        known = list(map(rows.get, keys))
-        if None in known:
-            known = [rows.setdefault(key, len(rows)) for key in keys]
-        slots = np.array(known, np.int32)
+        slots = np.fromiter(map(rows.get, keys, repeat(-1)), np.int32, len(keys))
+        if (slots < 0).any():
+            slots = np.fromiter((rows.setdefault(key, len(rows)) for key in keys), np.int32, len(keys))
         if len(rows) > len(self.states):
             more = self._features.zero(max(len(self.states), len(rows) - len(self.states)))
             self.states = np.concatenate((self.states, more))
@@ -94,6 +96,7 @@ class Replay:
         """Decide `events`, JSON values in order, with `outcomes` in any order."""
         truth = Outcomes(self.plan, outcomes, self._now) if self._joiner or self.teacher else None
         self._lessons = Lessons(self.plan, truth.all) if truth and self.teacher else None
+        gc.freeze()  # millions of outcomes, which stay: no collection of garbage need look at them
         refused, number = truth.refused if truth else [], 0
         for values in _chunks(events, CHUNK):
             yield self._step(values, truth, number, refused)

@@ -7,10 +7,9 @@ test. A *lineage* is what compiles to one version after the other (its versions 
 the newest version of the champion lineage decides.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,21 +17,19 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact
 from models.calibration import Platt
-from models.drift import Adwin, Reference, Watch, loss
 from models.evaluation import Evaluation, Labelled
 from models.exploration import Cap
 from models.promotion import Contest, Verdict
 from models.snapshot import pack, unpack
 from operators.kernels.ids import hash_ids
 from schemas.errors import DefinitionError, ModelRejected
-from schemas.time import MILLISECONDS
 from streaming.learning import Learning
 from streaming.plan import Plan
+from streaming.signals import Signal
+from streaming.watching import Watching
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-DAY = MILLISECONDS["d"]
 
 BLOCK = 256
 """Examples that are taken together, and predicted before they are learned; the same ones, however they come."""
@@ -43,9 +40,8 @@ MEMORY = 100_000.0
 CANARY = 512
 """Newest rows on which a learner and what it is compiled to must agree."""
 
-USUAL_DAYS, USUAL_ROWS, USUAL_SHARE = 14, 2_000, 8
-"""What is usual is what one champion lineage saw in so many days and rows, of one example in so many: two whole
-weeks, so that a Sunday is no drift."""
+RETIRED = 64
+"""Versions, rolled back by the test, that do not challenge again, though the registry still lists them."""
 
 
 class Lesson(NamedTuple):
@@ -74,40 +70,31 @@ class Lineup:
     challengers: tuple[str, ...]
 
 
-class Signal(msgspec.Struct, frozen=True):
-    """One record for `W.signals`: `at` is event time, ms."""
+class _Heavy(msgspec.Struct, tag="learned/2"):
+    """What changes with a block of examples only: packed once, however many checkpoints come meanwhile."""
 
-    kind: str
-    workload: str
-    at: int
-    detail: dict[str, object]
-
-
-class _State(msgspec.Struct, tag="teacher/1"):
     learners: list[bytes]
     platts: list[bytes]
     evaluation: bytes
-    contest: bytes
-    adwin: bytes
-    watch: bytes
-    reference: bytes
+    watching: bytes
     cap: bytes
+    canary: NDArray[np.float32]
+
+
+class _State(msgspec.Struct, tag="teacher/2"):
+    heavy: bytes
+    contest: bytes
     workload: str
     own: str
     inputs: tuple[str, ...]
     newest: dict[str, str]
+    retired: list[str]
     counts: dict[str, int]
     revision: int
     due: int
     refit: bool
     waiting: list[tuple[str, str, int, int, bool, bool, float, str, tuple[str, ...], tuple[float, ...]]]
     rows: NDArray[np.float64]
-    canary: NDArray[np.float64]
-    usual: NDArray[np.float64]
-
-
-encode_signal = msgspec.json.Encoder(enc_hook=float).encode
-"""Signal → JSON; numbers of NumPy are numbers."""
 
 
 def lineage(version: str) -> str:
@@ -134,17 +121,17 @@ class Teacher:
         self.made = {f"{workload.name}-{name}" for name in (*(learner.name for learner in self._declared), "refit")}
         self._start()
         self._waiting: list[Lesson] = []
-        self.evaluation = Evaluation(self.rule.evaluation)
+        self.evaluation = Evaluation(self.rule.evaluation, lineage=self.lineage)
         self.contest = Contest(self.rule.promotion, lineage(self._own))
         self._newest = {self.contest.champion: self._own}
-        self._adwin = Adwin("log-loss", self.rule.drift.delta)
-        self._watch: Watch | None = None
-        self._usual = np.empty((0, len(self.inputs) + 2))
+        self.retired: list[str] = []
+        self._watching = Watching(self.rule.drift, self.inputs)
         self._cap = Cap(self.rule.cap) if self.rule.cap else None
         self.counts = {"examples": 0, "presumed": 0, "capped": 0}
         self.artifacts = {self._own: workload.model} if isinstance(workload.model, Artifact) else {}
         self._revision, self._due, self.refit_wanted = 0, 0, False
-        self._canary = np.empty((0, len(self.inputs)))
+        self._canary = np.empty((0, len(self.inputs)), np.float32)
+        self._heavy: bytes | None = None
 
     def _start(self) -> None:
         """Learners that have learned nothing."""
@@ -190,12 +177,33 @@ class Teacher:
             return []
         instead, name = self.lineup.champion, self.lineage(champion)
         self._newest[name] = champion
+        self.retired = [version for version in self.retired if version != champion]
         self.contest.crown(name)
         self._changed()
         return [self._signal("champion", now, version=champion, instead=instead, by="hand")]
 
+    def challenge(self, versions: Sequence[str], now: int) -> list[Signal]:
+        """Let the challengers of the registry that nobody here made, but people, take part in the contest, as long as
+        they are among `versions`; their artifacts are in the registry."""
+        mine = [v for v in versions if self._strange(v) and v not in self.retired]
+        gone = [v for v in self.contest.duels if self._strange(v) and v not in versions and v != self.contest.previous]
+        new = [v for v in mine if v not in self.contest.duels and v != self.contest.champion]
+        for version in gone:
+            self.contest.leave(version)
+        for version in new:
+            self._newest[version] = version
+            self.contest.enter(version)
+        self._revision += bool(gone or new)
+        about: dict[str, object] = {"role": "challenger", "examples": self.counts["examples"], "by": "hand"}
+        return [self._signal("model", now, version=version, **about) for version in new]
+
+    def _strange(self, name: str) -> bool:
+        """Whether a version (or lineage) is of no lineage that is taught here, and not the model of the definition."""
+        return name not in (*self.made, lineage(self._own)) and self.lineage(name) == name
+
     def served(self, version: str, count: int) -> None:
         """Count decisions whose labels may come."""
+        self._heavy = None
         self.evaluation.served(version, count)
 
     def add(self, lessons: Sequence[Lesson]) -> list[Signal]:
@@ -217,7 +225,7 @@ class Teacher:
     def _take(self) -> list[Signal]:
         lessons = within(self._cap, self._waiting)
         self.counts["capped"] += len(self._waiting) - len(lessons)
-        self._waiting = []
+        self._waiting, self._heavy = [], None
         if not lessons:
             return []
         rows, labels = np.array([lesson.row for lesson in lessons]), np.array([lesson.label for lesson in lessons])
@@ -230,14 +238,20 @@ class Teacher:
         inputs, by_lineage = rows[:, : len(self.inputs)], self._merged(scores)
         ids = [lesson.id for lesson in lessons]
         signals = self._drift(ids, inputs, by_lineage.get(self.contest.champion), labels, (at, known))
-        signals += [self._told(verdict) for verdict in self.contest.add(by_lineage, labels, known, weight)]
         with np.errstate(over="ignore"):
-            finite = np.isfinite(inputs.astype(np.float32)).all(axis=1)
-        self._canary = np.concatenate((self._canary, inputs[finite]))[-CANARY:]
+            finite = np.isfinite(small := inputs.astype(np.float32)).all(axis=1)
+        self._canary = np.concatenate((self._canary, small[finite]))[-CANARY:]
+        fresh = dict[str, F64]()
         for learner, platt in zip(self._learners, self._platts, strict=True):
-            platt.learn(learner.predict(inputs[finite]), labels[finite], weight[finite])
+            said = fresh[f"{self._workload}-{learner.name}"] = np.full(len(labels), np.nan)
+            said[finite] = platt.learn(learner.predict(small[finite]), labels[finite], weight[finite])
             learner.learn(ids, inputs, labels.astype(np.float64), weight)
-        return signals
+        if (champion := self.contest.champion) in by_lineage:  # what others decided can't send it away
+            decided = {version: self.lineage(version) == champion for version in scores}
+            own = np.array([decided[lesson.versions[0]] for lesson in lessons])
+            by_lineage[champion] = np.where(own, by_lineage[champion], np.nan)
+        verdicts = self.contest.add(by_lineage, labels, known, weight, fresh=fresh)
+        return signals + [self._told(verdict) for verdict in verdicts]
 
     def _labelled(
         self, lessons: Sequence[Lesson], rows: F64, labels: NDArray[np.bool_], at: I64, known: I64, weight: F64
@@ -255,14 +269,7 @@ class Teacher:
     ) -> list[Signal]:
         if champion is None:
             return []
-        at, known = times
-        seen = np.isfinite(champion)
-        found = self._adwin.add(loss(champion[seen], labels[seen]), known[seen])
-        both = np.column_stack((inputs, champion))
-        if self._watch is not None:
-            found += self._watch.add(both, at)  # without weights, as what is usual was learned
-        else:
-            self._usually(both, at, seen & (hash_ids(ids) % USUAL_SHARE == 0))
+        found = self._watching.add(ids, inputs, champion, labels, *times)
         worse = any(signal.kind == "psi" or signal.found > signal.expected for signal in found)
         if worse and self.rule.drift.then == "reset":
             self._start()
@@ -280,17 +287,10 @@ class Teacher:
             merged[name] = np.where(np.isfinite(values), values, merged[name]) if name in merged else values
         return merged
 
-    def _usually(self, rows: F64, at: I64, some: NDArray[np.bool_]) -> None:
-        """Learn what is usual, until there is enough of it to watch for drift."""
-        self._usual = np.concatenate((self._usual, np.column_stack((rows, at))[some]))
-        times = self._usual[:, -1]
-        if len(times) >= USUAL_ROWS and times.max() - times.min() >= USUAL_DAYS * DAY:
-            first = self._usual[np.argsort(times, kind="stable")]
-            reference = Reference.of(first[:, :-1], (*self.inputs, "score"), first[:, -1].astype(np.int64))
-            self._watch, self._usual = Watch(self.rule.drift, reference), self._usual[:0]
-
     def _told(self, verdict: Verdict) -> Signal:
         self._changed()
+        if verdict.kind == "rollback" and self._strange(verdict.instead):
+            self.retired = [*self.retired, verdict.instead][-RETIRED:]
         return self._signal(
             verdict.kind, verdict.at, version=self._newest[verdict.version],
             instead=self._newest[verdict.instead], labels=verdict.labels, log_evidence=round(verdict.evidence, 4),
@@ -299,18 +299,19 @@ class Teacher:
     def _changed(self) -> None:
         """Another champion: what is usual is to be learned anew."""
         self._revision += 1
-        self._watch, self._usual = None, self._usual[:0]
-        self._adwin = Adwin("log-loss", self.rule.drift.delta)
+        self._heavy = None
+        self._watching.reset()
         self._prune()
 
     def _compile(self, now: int) -> list[Signal]:
         """Make a model of what each learner knows at `now`."""
+        self._heavy = None
+        self.evaluation.close({self.lineup.champion, *self.lineup.challengers}, self.rule.horizon)
         signals: list[Signal] = []
         for learner, platt in zip(self._learners, self._platts, strict=True):
             name = f"{self._workload}-{learner.name}"
             try:
-                rows = self._canary.astype(np.float32)
-                signals += self.enter(learner.compile(name, rows, platt.slope, platt.intercept), now)
+                signals += self.enter(learner.compile(name, self._canary, platt.slope, platt.intercept), now)
             except ModelRejected as error:
                 signals.append(self._signal("refused", now, model=name, reason=str(error)))
         return signals
@@ -319,65 +320,60 @@ class Teacher:
         return Signal(kind, self._workload, at, detail)
 
     def report(self) -> dict[str, object]:
-        """Prequential metrics by version, the duels, and what was counted."""
+        """Prequential metrics by lineage and version, the duels, and what was counted."""
         counts = self.counts | {"waiting": len(self._waiting)}
-        return {"evaluation": self.evaluation.report(), "duels": self.contest.report(), "counts": counts}
-
-    def quality(self) -> dict[str, dict[str, float]]:
-        """Of each version: labels, and the prequential measures over all of them."""
-        found: dict[str, dict[str, float]] = {}
-        for version, part in msgspec.convert(self.evaluation.report()["versions"], dict[str, dict[str, Any]]).items():
-            measures = {"labels": float(part["labels"]), **{f"prequential_{n}": v for n, v in part["overall"].items()}}
-            measures["prequential_ap"] = measures.pop("prequential_average_precision", math.nan)
-            found[version] = {name: value for name, value in measures.items() if math.isfinite(value)}
-        return found
+        evaluation = self.evaluation.report({self.lineup.champion, *self.lineup.challengers})
+        return {"evaluation": evaluation, "duels": self.contest.report(), "counts": counts}
 
     def snapshot(self) -> bytes:
         """The state, for `restore`. Artifacts are not in it: whoever serves them keeps them."""
+        if self._heavy is None:
+            self._heavy = pack(
+                _Heavy(
+                    learners=[learner.snapshot() for learner in self._learners],
+                    platts=[platt.snapshot() for platt in self._platts],
+                    evaluation=self.evaluation.snapshot(),
+                    watching=self._watching.snapshot(),
+                    cap=self._cap.snapshot() if self._cap else b"",
+                    canary=self._canary,
+                )
+            )
         state = _State(
-            learners=[learner.snapshot() for learner in self._learners],
-            platts=[platt.snapshot() for platt in self._platts],
-            evaluation=self.evaluation.snapshot(),
+            heavy=self._heavy,
             contest=self.contest.snapshot(),
-            adwin=self._adwin.snapshot(),
-            watch=self._watch.snapshot() if self._watch else b"",
-            reference=msgspec.json.encode(self._watch.reference) if self._watch else b"",
-            cap=self._cap.snapshot() if self._cap else b"",
-            workload=self._workload, own=self._own, inputs=self.inputs,
-            newest=self._newest, counts=self.counts, revision=self._revision, due=self._due, refit=self.refit_wanted,
+            workload=self._workload, own=self._own, inputs=self.inputs, newest=self._newest, retired=self.retired,
+            counts=self.counts, revision=self._revision, due=self._due, refit=self.refit_wanted,
             waiting=[lesson[:-1] for lesson in self._waiting],
             rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, len(self._columns)),
-            canary=self._canary, usual=self._usual,
         )  # fmt: skip
         return pack(state)
 
     def restore(self, data: bytes) -> None:
         """Go on from a snapshot of the same workload; ModelRejected where it is another's."""
         s = unpack(data, _State)
-        found = s.workload, s.inputs, len(s.learners), s.rows.shape[1:]
+        heavy = unpack(s.heavy, _Heavy)
+        found = s.workload, s.inputs, len(heavy.learners), s.rows.shape[1:]
         expected = self._workload, self.inputs, len(self._learners), (len(self._columns),)
         if found != expected:
             what = f"found workload, inputs, learners and columns {found}, expected {expected}"
             raise ModelRejected(f"snapshot of what {self._workload!r} learned: {what}; start without it, or replay")
-        for learner, state in zip(self._learners, s.learners, strict=True):
+        for learner, state in zip(self._learners, heavy.learners, strict=True):
             learner.restore(state)
-        self._platts = [Platt.restore(state) for state in s.platts]
-        self.evaluation = Evaluation(self.rule.evaluation, s.evaluation)
+        self._platts = [Platt.restore(state) for state in heavy.platts]
+        self.evaluation = Evaluation(self.rule.evaluation, heavy.evaluation, self.lineage)
         self.contest = Contest.restore(self.rule.promotion, s.contest)
-        self._adwin = Adwin("log-loss", self.rule.drift.delta, s.adwin)
-        reference = msgspec.json.decode(s.reference, type=Reference) if s.watch else None
-        self._watch = Watch(self.rule.drift, reference, s.watch) if reference else None
-        self._cap = Cap(self.rule.cap, state=s.cap) if self.rule.cap and s.cap else self._cap
-        self._newest, self.counts, self._revision, self._due = s.newest, s.counts, s.revision, s.due
+        self._watching = Watching(self.rule.drift, self.inputs, heavy.watching)
+        self._cap = Cap(self.rule.cap, state=heavy.cap) if self.rule.cap and heavy.cap else self._cap
+        self._newest, self.retired, self.counts = s.newest, s.retired, s.counts
+        self._revision, self._due, self.refit_wanted = s.revision, s.due, s.refit
         if s.own != self._own:  # the definition names another model by now
             self._newest = {n: v for n, v in s.newest.items() if v != s.own} | {lineage(self._own): self._own}
             if self.contest.champion == lineage(s.own):
                 self.contest.crown(lineage(self._own))
             if lineage(s.own) != lineage(self._own):
                 self.contest.leave(lineage(s.own))
-        self.refit_wanted = s.refit
         self._waiting = [Lesson(*lesson, row) for lesson, row in zip(s.waiting, s.rows, strict=True)]
-        self._canary, self._usual = s.canary, s.usual
+        self._canary, self._heavy = heavy.canary, None
 
 
 def within(cap: Cap | None, lessons: Sequence[Lesson]) -> Sequence[Lesson]:

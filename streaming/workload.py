@@ -148,6 +148,12 @@ class Workload:
                 duration(getattr(self, name))
             except DefinitionError as error:
                 raise DefinitionError(f"{where}: {name}: {error}") from error
+        if self.learning is not None and self.learning.horizon > duration(self.ttl):
+            days = -(-self.learning.horizon // duration("1d"))
+            raise DefinitionError(
+                f"{where}: learning: found a horizon longer than ttl={self.ttl!r}: a decision would be forgotten while "
+                f'it waits for its outcome; expected ttl="{days}d" or more, or learning(horizon="{self.ttl}")'
+            )
         self._check_features(where)
 
     def _check_features(self, where: str) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -15,26 +15,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.live import Live as Screen
 
-from schemas.errors import DefinitionError, MillraceError, Unavailable
+from schemas.errors import MillraceError, Unavailable
 from streaming import settings as configuration
-from streaming import stack
+from streaming import shows, stack
 from streaming.commands import options, screen
 from streaming.commands.options import Json
 from streaming.commands.stack import Steps
 
 if TYPE_CHECKING:
-    from streaming.course import Course
     from streaming.live import Live, Offsets, Pace, Summary, Tally
     from streaming.settings import Settings
+    from streaming.shows import Show
     from streaming.simulator import Record
     from streaming.workload import Workload
+    from streaming.workloads import Reference
 
 FIRST = 120.0  # seconds that the first decision may take: a job without savepoint reads its whole topic first
-PATIENCE = 10.0  # seconds without any progress after which what has not come is lost
+PATIENCE = 10.0
+RECOVERY = 120.0  # seconds that a job may take to run again
 LINES = 5.0  # seconds between two lines of progress where there is no terminal
-SIMULATED = {"fraud": {"learn": "true", "model": "rule", "compile": "3d"}}
-"""Workloads that can be simulated, and what a demo overrides: it starts with a weak model; and every simulated day,
-one a second, would be too often for new ones, each of which is tried in a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,69 @@ class Site:
     """Where a demo runs, and what of it was there before: that is left as it was found."""
 
     workload: "Workload"
-    stack: stack.Stack
+    care: "Care"
+    show: "Show"
     traffic: "Iterator[Record]"
     tally: "Tally"
-    course: "Course"
     since: "Offsets"
     job_was_up: bool
+
+
+class Care:
+    """Starts again what dies during a demo: parts of the stack that run here, and a job that died with its JobManager,
+    which goes on from its last checkpoint."""
+
+    def __init__(self, found: stack.Stack, chosen: "Settings", reference: "Reference") -> None:
+        self.stack, self.told = found, list[str]()
+        self._chosen, self._reference, self._began = chosen, reference, time.monotonic()
+        self._pool, self._work = ThreadPoolExecutor(1), Future[None]()
+        self._work.set_result(None)
+        self._given_up = False
+
+    @property
+    def patience(self) -> float:
+        """Seconds without any progress after which what has not come is lost."""
+        return RECOVERY / 2 if self.told else PATIENCE
+
+    def busy(self) -> bool:
+        """Look whether everything lives; whether something is being mended."""
+        if not self._work.done():
+            return True
+        self._work.result()
+        if self._given_up:
+            return False
+        dead = [part.name for part in self.stack.parts if part.process is not None and not part.process.alive()]
+        if dead:
+            self._say(f"{', '.join(dead)} died; starting again what is gone")
+            self._work = self._pool.submit(self._mend)
+        return bool(dead)
+
+    def _mend(self) -> None:
+        deadline = time.monotonic() + RECOVERY
+        while not self._given_up:
+            try:
+                self._start()
+                return self._say("everything runs again")
+            except MillraceError as error:  # something else may have died, and a job that restarts fails some times
+                self._given_up = time.monotonic() > deadline
+                reason = str(error)
+                time.sleep(1)
+        self._say(f"given up: {reason}")
+
+    def _start(self) -> None:
+        from streaming import flink, jobs
+
+        self.stack = stack.up(self._chosen)
+        deployment = jobs.deployment(self._reference, self.stack, self._chosen)
+        job = jobs.running(self.stack.flink, deployment.name)
+        if job is None:
+            self._say(f"job {deployment.name} is gone; it is deployed again, and goes on from its last checkpoint")
+            jobs.deploy(deployment, self.stack, self._chosen)
+        else:
+            flink.wait_running(self.stack.flink, job.id, seconds=20.0)
+
+    def _say(self, what: str) -> None:
+        self.told.append(f"after {time.monotonic() - self._began:.0f} s: {what}")
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +112,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo_command(
-    workload: Annotated[str, typer.Argument(metavar="WORKLOAD", help="What to show.")] = "fraud",
+    workload: Annotated[str, typer.Argument(metavar="[fraud|anomaly|forecast]", help="What to show.")] = "fraud",
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long, from the first decision on.")] = 60.0,
     rate: Annotated[float, typer.Option(min=1, max=10_000, help="Simulated events a second.")] = 500.0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave stack and job running at the end.")] = False,
@@ -66,8 +122,7 @@ def demo_command(
 
     Example: millrace demo --seconds 20
     """
-    if workload not in SIMULATED:
-        raise DefinitionError(f"demo {workload}: found no simulation of it, expected {', '.join(SIMULATED)}")
+    shows.kind(workload)
     chosen = configuration.read()
     began = time.monotonic()
     with ExitStack() as undo, _interruptible():
@@ -80,11 +135,11 @@ def demo_command(
         if as_json:
             print(json.dumps(asdict(summary)), flush=True)
         else:
-            options.out.print(_told(summary, waited), highlight=False)
-            options.out.print(_learned(site, chosen), highlight=False, markup=False, soft_wrap=True)
+            options.out.print(_told(summary, waited, site.tally.differing), highlight=False)
+            options.out.print(_happened(site, chosen), highlight=False, markup=False, soft_wrap=True)
         if summary.lost:
-            found = f"{summary.lost:,} events without a decision, and no progress for {PATIENCE:.0f} s; {_job(site)}"
-            options.err.print(found, highlight=False, markup=False)
+            found = f"{summary.lost:,} events without a decision, and no progress for {site.care.patience:.0f} s"
+            options.err.print(f"{found}; {_job(site)}", highlight=False, markup=False)
     if not as_json:
         options.out.print(_next(workload, keep or site.job_was_up, stack_was_up), highlight=False, soft_wrap=True)
     if summary.lost:
@@ -115,26 +170,31 @@ def _deploy(
 ) -> Site:
     """The simulated traffic's history published, and the job deployed where none runs; `undo` stops that one."""
     from streaming import jobs, kafka, live
-    from streaming.course import Course
-    from streaming.simulator import stream
     from streaming.workloads import refer
 
-    deployment = jobs.deployment(refer(name, SIMULATED[name]), found, chosen)
-    workload, topics = deployment.plan.workload, deployment.topics
-    job_was_up = jobs.running(found.flink, deployment.name) is not None
-    prefix = f"{secrets.token_hex(4)}-"
-    with options.err.status(f"deploying {name}, with simulated weeks before it"):
+    kind = shows.kind(name)
+    job_was_up = jobs.running(found.flink, name) is not None
+    before = jobs.overrides(name, chosen) if job_was_up else None
+    sets = kind.sets if before is None else before
+    if sets != kind.sets:
+        asked = f"this demo is made for {jobs.as_options(kind.sets)}"
+        options.err.print(f"{name} runs already, with {jobs.as_options(sets)}; {asked}", highlight=False, markup=False)
+    deployment = jobs.deployment(refer(name, sets), found, chosen)
+    topics = deployment.topics
+    with options.err.status(f"deploying {name}, with a simulated past"):
         kafka.create_topics(found.kafka, {topic: {} for topic in topics.all()}, chosen.parallelism)
-        world = live.calendar(live.newest(found.kafka, topics.events), *pace, time.time_ns() // 1_000_000)
-        since = {topic: kafka.end_offsets(found.kafka, topic) for topic in (topics.examples, topics.signals)}
-        before, traffic = live.history(found.kafka, topics, stream(world, pace[0], prefix=prefix))
+        newest, now = live.newest(found.kafka, topics.events), time.time_ns() // 1_000_000
+        show = kind(shows.Run(f"{secrets.token_hex(4)}-", deployment.plan.workload, *pace, newest, now))
+        read = (topics.decisions, topics.deadletters, *show.takers(topics))
+        since = {topic: kafka.end_offsets(found.kafka, topic) for topic in read}
+        past, traffic = live.history(found.kafka, topics, show.records(), show.before)
         if not job_was_up:
             if undo is not None:
                 undo.callback(_stop_job, deployment.name, found, chosen)
             jobs.deploy(deployment, found, chosen)
-    tally = live.Tally(prefix, workload.policy.actions[-1], before)
-    course = Course(prefix, workload.model, live.injected(world))
-    return Site(workload, found, traffic, tally, course, since, job_was_up)
+    tally = live.Tally(show.run.prefix, past, show.decision, show.decided)
+    care = Care(found, chosen, deployment.reference)
+    return Site(deployment.plan.workload, care, show, traffic, tally, since, job_was_up)
 
 
 def _import() -> None:
@@ -165,104 +225,99 @@ def _run(site: Site, seconds: float, as_json: bool, began: float) -> "tuple[Summ
     """Send, show and wait for the rest; returns the summary, and the seconds from `began` to the first decision."""
     from streaming.live import Live
 
-    with Live(site.stack.kafka, site.workload.topics, site.tally, site.course, site.since) as live:
+    tally, care = site.tally, site.care
+    with Live(care.stack.kafka, site.workload.topics, tally, site.show, site.since) as live:
         try:
             live.send(site.traffic, seconds)
-            _await_first(live, site)
-            (_watch if options.out.is_terminal and not as_json else _report)(live, seconds, as_json)
+            (_watch if options.out.is_terminal and not as_json else _report)(live, site, seconds, as_json)
         except KeyboardInterrupt:  # enough seen; what is on its way is still waited for
             live.halt()
         try:
-            live.drain(PATIENCE)
+            live.drain(lambda: care.patience, care.busy)
         except KeyboardInterrupt:
             options.err.print("not waiting for the rest", highlight=False)
-        return site.tally.summary(), live.began - began if live.began else None
+        return tally.summary(), tally.shown - began if tally.shown else None
 
 
-def _await_first(live: "Live", site: Site) -> None:
-    """Wait until the first event is decided; Unavailable with the job's own words when it is not."""
-    deadline = time.monotonic() + FIRST
-    with options.err.status("waiting for the first decision"):
-        while not live.tally.first.wait(0.1):
-            live.check()
-            if time.monotonic() > deadline:
-                raise Unavailable(f"demo: found no decision within {FIRST:.0f} s, expected one; {_job(site)}")
+def _ticks(live: "Live", site: Site, every: float) -> "Iterator[Pace]":
+    """Moments to look at, until everything is sent; Unavailable, with the job's own words, where nothing is decided."""
+    from streaming.live import Pace
+
+    pace, deadline = Pace(live.tally), time.monotonic() + FIRST
+    while live.sending or site.care.busy():
+        time.sleep(every)
+        live.check()
+        if site.care.busy():
+            deadline = time.monotonic() + FIRST
+        elif live.tally.shown is None and time.monotonic() > deadline:
+            raise Unavailable(f"demo: found no decision within {FIRST:.0f} s, expected one; {_job(site)}")
+        pace.look()
+        yield pace
 
 
 def _job(site: Site) -> str:
     """What the cluster says about the job."""
     from streaming import flink
 
-    name, address = site.workload.name, site.stack.flink
-    job = next((job for job in flink.jobs(address) if job.name == name), None)
-    return f"job {name} is {job.state}: {flink.failure(address, job.id) or 'no failure'}" if job else f"no job {name}"
+    name, address = site.workload.name, site.care.stack.flink
+    try:
+        job = next((job for job in flink.jobs(address) if job.name == name), None)
+        return (
+            f"job {name} is {job.state}: {flink.failure(address, job.id) or 'no failure'}" if job else f"no job {name}"
+        )
+    except MillraceError as error:
+        return str(error)
 
 
-def _report(live: "Live", seconds: float, as_json: bool) -> None:
+def _report(live: "Live", site: Site, seconds: float, as_json: bool) -> None:
     """Lines of progress, until everything is sent."""
-    from streaming.live import Pace
-
-    pace, said = Pace(live.tally), time.monotonic()
+    said, told = time.monotonic() - LINES, 0
     console = options.err if as_json else options.out
-    while live.sending:
-        time.sleep(0.2)
-        live.check()
-        pace.look()
-        if time.monotonic() - said >= LINES and (not as_json or options.err.is_terminal):
-            said = time.monotonic()
-            line = f"{live.seconds:3.0f} of {seconds:.0f} s  {_counts(live, pace)}"
-            learned = f"   {screen.learning(live.course, live.tally.at)}"
-            console.print(f"{line}\n{learned}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _counts(live: "Live", pace: "Pace") -> str:
     tally = live.tally
-    actions = ", ".join(f"{name} {count:,}" for name, count in sorted(tally.actions.items()))
-    latency = f"p50 {screen.ms(pace.p50)}  p99 {screen.ms(pace.p99)}"
-    return f"{pace.events:,.0f} events/s  {pace.decisions:,.0f} decisions/s  {latency}  {actions}"
+    for pace in _ticks(live, site, 0.2):
+        lines, told = site.care.told[told:], len(site.care.told)
+        if tally.shown is not None and time.monotonic() - said >= LINES:
+            said = time.monotonic()
+            latency = f"p50 {screen.ms(pace.p50)}  p99 {screen.ms(pace.p99)}"
+            rates = f"{pace.events:,.0f} events/s  {pace.decisions:,.0f} decisions/s  {latency}"
+            lines += [f"{live.seconds:3.0f} of {seconds:.0f} s  {rates}  {screen.actions(tally)} {screen.past(tally)}"]
+            lines += [f"   {live.show.line()}"]
+        if lines and (not as_json or console.is_terminal):
+            console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _watch(live: "Live", seconds: float, as_json: bool) -> None:
+def _watch(live: "Live", site: Site, seconds: float, as_json: bool) -> None:
     """The live view, until everything is sent."""
-    from streaming.live import Pace
-
-    pace, history = Pace(live.tally), list[float]()
+    history = list[float]()
     with Screen(console=options.out, auto_refresh=False) as shown:
-        while live.sending:
-            time.sleep(0.25)
-            live.check()
-            pace.look()
+        for pace in _ticks(live, site, 0.25):
             history.append(pace.decisions)
-            shown.update(screen.view(live, pace, history, seconds), refresh=True)
+            shown.update(screen.view(live, pace, history, seconds, options.out.width, site.care.told), refresh=True)
 
 
-def _told(summary: "Summary", waited: float | None) -> str:
+def _told(summary: "Summary", waited: float | None, differing: int) -> str:
     s = summary
+    otherwise = f" ({differing:,} otherwise, as after a restart newer models may decide)" if differing else ""
     text = (
         f"\n{s.events:,} events: {s.decisions:,} decisions, {s.deadletters:,} dead letters, {s.lost:,} lost, "
-        f"{s.repeated:,} repeated\n"
+        f"{s.repeated:,} repeated{otherwise}\n"
         f"latency topic to topic (Kafka's stamps, whole run): p50 {screen.ms(s.p50_ms)}, p99 {screen.ms(s.p99_ms)}\n"
     )
     return text if waited is None else f"{text}first decision {waited:.1f} s after the start of the command\n"
 
 
-def _learned(site: Site, chosen: "Settings") -> str:
-    """What was learned, in words, and where the picture of it is."""
-    from streaming import plot
-
-    course, path = site.course, chosen.home / "demo.svg"
-    path.write_text(plot.draw(course, f"{site.workload.name}: starts with {course.start}"))
-    lines = [f"{len(course.learned):,} labels learned, {course.models} models compiled; started with {course.start}"]
-    lines += [*map(screen.happened, course.changes), *screen.drift(course, site.tally.at)]
-    lines += [f"{course.refused} models refused: {site.workload.topics.signals} says why"] if course.refused else []
-    return "\n".join([*lines, f"average precision by model over time: {path}", ""])
+def _happened(site: Site, chosen: "Settings") -> str:
+    """What happened, in words, and where the picture of it is."""
+    path = chosen.home / f"demo-{site.workload.name}.svg"
+    path.write_text(site.show.picture())
+    return "\n".join([*site.care.told, *site.show.told(), f"plot over event time: {path}", ""])
 
 
 def _next(name: str, job_is_up: bool, stack_is_up: bool) -> str:
     """Three commands that work now, one after the other."""
     millrace = "millrace" if shutil.which("millrace") else sys.argv[0]
     tail = f"tail {name} --from-beginning --limit 3"
-    deploy = f"deploy {name} " + " ".join(f"--set {key}={value}" for key, value in SIMULATED[name].items())
+    deploy = f"deploy {name} " + " ".join(f"--set {key}={value}" for key, value in shows.kind(name).sets.items())
     if job_is_up:
         commands = [tail, f"stop {name}", "down"]
     elif stack_is_up:

@@ -155,7 +155,7 @@ class _Writer:
 
     def write(self, step: "Step", truth: "Truth") -> None:
         """Take one step."""
-        from streaming.teacher import encode_signal
+        from streaming.signals import encode_signal
 
         made = sum(value is not None for value in step.decided.values)
         self._counts.update(decisions=made, duplicates=step.duplicates)
@@ -214,7 +214,9 @@ class _Writer:
 
 def train_command(
     workload: Name,
-    examples: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="What `replay --examples` wrote.")],
+    examples: Annotated[
+        list[Path], typer.Option(exists=True, dir_okay=False, help="What `replay --examples` wrote; repeatable.")
+    ],
     out: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for it, not the registry.")] = None,
     registry: models.Url = None,
     skip_days: Annotated[int, typer.Option(min=0, help="Leave out the first days: windows still fill.")] = 0,
@@ -235,14 +237,16 @@ def train_command(
     from streaming.simulator import DAY
 
     plan = options.compiled(workload, set)
-    data = read_examples(examples)
+    data = read_examples(*examples)
     features = plan.workload.inputs or plan.names
     start = int(data.at[0])
     keep = data.at >= start + skip_days * DAY
     if until_day is not None:
         keep &= data.label_at < start + until_day * DAY
     if not keep.any():
-        raise DefinitionError(f"--skip-days {skip_days} --until-day {until_day}: no example of {examples} is left")
+        raise DefinitionError(
+            f"--skip-days {skip_days} --until-day {until_day}: no example of {', '.join(map(str, examples))} is left"
+        )
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
         rows, params = data.columns(features)[keep], Boosting(validation=0.1)
         recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}

@@ -90,11 +90,14 @@ def deploy_command(
 
     settings, services_ = services(flink, parallelism)
     deployment = jobs.deployment(refer(workload, options.overrides(set)), services_, settings)
+    before, now = jobs.overrides(deployment.name, settings), deployment.reference.set
     with options.err.status(f"deploying {deployment.name}"):
         deployed = jobs.deploy(deployment, services_, settings, fresh)
     result = {"job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink}
     origin = f"from savepoint {deployed.savepoint}" if deployed.savepoint else "from the oldest event"
     text = f"{deployment.name} runs {origin}; job {deployed.id}, {services_.flink}\n"
+    if deployed.savepoint and before is not None and before != now:
+        text += f"it ran with {jobs.as_options(before)}, and now with {jobs.as_options(now)}\n"
     text += f"Next: millrace publish {workload} --events FILE, millrace tail {workload}"
     options.show(result, as_json, text)
 

@@ -87,6 +87,7 @@ def models_command(
     workload: Name,
     url: Url = None,
     again: Annotated[bool, typer.Option("--announce", help="Tell running jobs again.")] = False,
+    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Log to this MLflow tracking server, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the versions of a workload's models: alias, training range, metrics, and the latest changes.
@@ -105,6 +106,10 @@ def models_command(
     }  # fmt: skip
     if again:
         result["announced"] = announce(chosen, definition.name)
+    if mlflow is not None:
+        from models.tracking import Tracking  # brings MLflow
+
+        result["logged"] = Tracking(mlflow).log(chosen, definition.name)
     options.show(result, as_json, f"{definition.name} in {chosen.url}, revision {now.revision}")
     if not as_json:
         table = Table(box=None)

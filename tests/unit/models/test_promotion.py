@@ -153,6 +153,19 @@ def test_promotion_then_rollback() -> None:
     assert again.report() == contest.report()
 
 
+def test_what_is_fresh_promotes_and_what_was_served_rolls_back() -> None:
+    """A learner that knows what changed waits until labels of what it served are there, or is sent away unserved."""
+    old, new, labels = stream(9, 60_000)
+    known, stale = np.arange(60_000), np.full(60_000, 0.3)
+    contest = Contest(promotion(), "a")
+    contest.enter("b")
+    assert contest.add({"a": old, "b": stale}, labels, known) == []
+    promoted, *more = contest.add({"a": old, "b": np.full(60_000, np.nan)}, labels, known, fresh={"b": new})
+    assert (promoted.version, more) == ("b", [])
+    (back,) = contest.add({"a": old, "b": stale}, labels, known, fresh={"b": new})
+    assert (back.kind, back.version) == ("rollback", "a")
+
+
 def test_by_hand() -> None:
     """`freeze`, `promote` and `rollback` by hand do not hold."""
     old, new, labels = stream(8)

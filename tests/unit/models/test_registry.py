@@ -39,6 +39,9 @@ def test_a_version_comes_back_with_all_that_is_known(registry: Registry) -> None
     assert (entry.by, entry.created, entry.size, entry.sha256) == ("train", 77, len(A.onnx), A.sha256)
     registry.measure("fraud", version, {"labels": 3})
     registry.measure("fraud", version, {"labels": 4})
+    registry.measure("fraud", B.version, {"labels": 5})  # is not registered: a definition's own
+    registry.measure("fraud", "conformal-1", {"labels": 5})
+    registry.measure("fraud", version, {"labels": 4, "prequential_ap": float("nan")})
     assert [entry.measured for entry in registry.versions("fraud")] == [{"labels": 4}]
     registry.register("fraud", A, by="again", at=99)
     assert registry.entry("fraud", version).by == "train"

@@ -29,11 +29,11 @@ LEARNED = "small-logistic-000000000000"
 _pack = msgspec.msgpack.encode
 
 
-def small(**options: object) -> Plan:
+def small(learners: tuple[Logistic, ...] = (Logistic(rate=0.05),), **options: object) -> Plan:
     """A plan of two columns that learns."""
     rule = {"promotion": rules.promotion(labels=10**6), "horizon": "10d", "presume": False} | options
     learns = learning(**rule)  # type: ignore[arg-type]
-    model = {"model": OWN, "inputs": ("value", "key_count_1h"), "learners": (Logistic(rate=0.05),), "budget": "10s"}
+    model = {"model": OWN, "inputs": ("value", "key_count_1h"), "learners": learners, "budget": "10s"}
     return plan(replace(load("reference"), name="small", outcome=FraudOutcome, learning=learns, **model))  # type: ignore[arg-type]
 
 
@@ -192,7 +192,8 @@ def test_the_registry_says_what_serves(registry: Registry, monkeypatch: pytest.M
     for record in worse:
         taught = msgspec.msgpack.decode(loop.payload(record), type=Taught)
         good = 0.1 + 0.8 * taught.label
-        served = msgspec.structs.replace(taught.served, scores=(good, 1 - good))
+        versions = taught.served.versions[::-1]  # the champion is named first
+        served = msgspec.structs.replace(taught.served, versions=versions, scores=(1 - good, good))
         turned.append(frames.row(taught.known, b"", _pack(msgspec.structs.replace(taught, served=served))))
     announced, signals = teach(operator, turned)
     assert "rollback" in {kind for kind, _ in signals}
@@ -247,6 +248,45 @@ def test_a_rollback_to_the_model_of_the_definition_is_followed(
     assert registry.champion("small") in (None, OWN.version)
 
 
+def test_what_people_register_takes_part(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`millrace train` makes a challenger that is scored and never promoted, or one that lost comes back by itself."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    of = small((), promotion=rules.promotion(labels=500))
+    operator = opened(of, registry)
+    teach(operator, rows(300, 1.0))
+    registry.register("small", C, by="ann")
+    announced, signals = teach(operator, [])
+    assert C.version in serving(announced[-1])[1]
+    assert [d["by"] for kind, d in signals if kind == "model" and d["version"] == C.version] == ["hand"]
+
+    def scored(records: list[bytes], mine: float) -> list[bytes]:
+        """C is nearest to the truth by `mine`, beside the definition's model."""
+        made = []
+        for record in records:
+            taught = msgspec.msgpack.decode(loop.payload(record), type=Taught)
+            right = mine if taught.label else 1 - mine
+            versions, scores = (OWN.version, C.version), (0.5, right)
+            if mine < 0.5:  # it is champion, which is named first
+                versions, scores = versions[::-1], scores[::-1]
+            served = msgspec.structs.replace(taught.served, versions=versions, scores=scores)
+            made.append(frames.row(taught.known, b"", _pack(msgspec.structs.replace(taught, served=served))))
+        return made
+
+    restored = opened(of, registry)
+    restored.restore(operator.snapshot(b""))
+    _, signals = teach(restored, scored(rows(2000, 3.0, first=22, seed=2), 0.9))
+    assert [d["version"] for kind, d in signals if kind == "promote"] == [C.version]
+    assert registry.champion("small") == C.version
+    _, signals = teach(restored, scored(rows(3000, 4.0, first=26, seed=3), 0.1))
+    assert [d["instead"] for kind, d in signals if kind == "rollback"] == [C.version]
+    teach(restored, rows(600, 2.0, first=31, seed=4))
+    assert C.version not in (registry.champion("small"), *registry.challengers("small"))
+    assert C.version not in (restored._teacher.lineup.champion, *restored._teacher.lineup.challengers)
+    registry.promote("small", C.version, by="ann")
+    teach(restored, [])
+    assert restored._teacher.lineup.champion == C.version
+
+
 def test_a_registry_that_is_down_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the registry does not answer, events are not decided, or what was learned then is never announced."""
     monkeypatch.setattr(loop, "LOOK", 0.0)
@@ -286,8 +326,9 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
 
     outputs, waiting, timer = process(b"", (frames.MAIN, decision), (frames.SIDE, bad))
     assert ([tag for tag, _ in outputs], timer) == ([frames.DEADLETTER], 60 * DAY)
-    outputs, due, timer = process(waiting, (frames.SIDE, good), (frames.MAIN, decision))
-    assert (outputs, timer) == ([], 51 * DAY)
+    for state in (waiting, frames.WAITING + decision):  # as Python left it, and as it is where Python was not called
+        outputs, due, timer = process(state, (frames.SIDE, good), (frames.MAIN, decision))
+        assert (outputs, timer) == ([], 51 * DAY)
     clock = (51 * DAY).to_bytes(8, "little")
     (example, lesson), done, timer = process(due, (frames.TIMER, clock))
     assert (timer, len(done)) == (frames.NONE, 2)
@@ -299,6 +340,6 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
     assert list(said["features"].values()) == row.tolist()
     taught = msgspec.msgpack.decode(loop.payload(lesson[1]), type=Taught)
     assert (lesson[0], taught.id, taught.known, taught.served.row) == (frames.LESSON, "e1", 51 * DAY, row.tobytes())
-    (example, _), _, _ = process(waiting, (frames.TIMER, (60 * DAY).to_bytes(8, "little")))
+    (example, _), _, _ = process(frames.WAITING + decision, (frames.TIMER, (60 * DAY).to_bytes(8, "little")))
     assert json.loads(frames.sink_parts(example[1])[1] or b"")["presumed"]
     assert process(done, (frames.MAIN, decision), (frames.SIDE, good), (frames.TIMER, clock)) == ([], done, frames.NONE)

@@ -18,7 +18,8 @@ from schemas.errors import DefinitionError, ModelRejected
 from schemas.fraud import FraudOutcome
 from streaming.learning import learning
 from streaming.plan import Plan, plan
-from streaming.teacher import Lesson, Signal, Teacher
+from streaming.signals import Signal, quality
+from streaming.teacher import Lesson, Teacher
 from streaming.workloads import load
 
 DAY = 86_400_000
@@ -111,6 +112,29 @@ def test_splits_and_restarts_change_nothing(make: Callable[[], Plan], drift: boo
         assert repr(teacher.report()) == repr(whole.report())
 
 
+def test_a_learner_is_promoted_by_what_it_says_before_it_learns() -> None:
+    """After a change the champion stays until labels of what its challenger served are there: late by their delay."""
+    of = taught()
+    given = lessons(of)  # nothing but the champion served these
+    _, signals, _ = run(of, given, serve=False)
+    (promoted,) = (s for s in signals if s.kind in ("promote", "rollback"))
+    assert promoted.detail["instead"] == OWN.version
+    assert promoted.at < given[0].known + 2 * DAY
+
+
+def test_what_others_decided_sends_no_champion_away() -> None:
+    """A champion falls for what its versions said in shadow, before it knew what it was promoted for."""
+    of, names = taught(), (OWN.version, "small-logistic-000000000000")
+    wrong = [lesson._replace(versions=names, scores=(0.5, float(not lesson.label))) for lesson in lessons(of)]
+    teacher = Teacher(of)
+    assert [s.kind for s in teacher.add(wrong) if s.kind in ("promote", "rollback")] == ["promote"]
+    decided = [
+        lesson._replace(known=lesson.known + 9 * DAY, versions=names[::-1], scores=lesson.scores[::-1])
+        for lesson in wrong
+    ]
+    assert "rollback" in {s.kind for s in teacher.add(decided)}
+
+
 def test_drift_resets_the_learner_or_asks_for_a_refit() -> None:
     """A declared reset or refit does not happen when the world turns, or when nothing, or only good, happened."""
     actions: tuple[Literal["reset", "refit", "nothing"], ...] = ("reset", "refit", "nothing")
@@ -160,7 +184,7 @@ def test_what_is_no_number_breaks_nothing() -> None:
     teacher, signals, models = run(of, given, serve=False)
     assert len(models) >= 7
     assert "refused" not in {signal.kind for signal in signals}
-    assert math.isfinite(teacher.quality()[OWN.version]["prequential_cost"])
+    assert math.isfinite(quality(teacher.report(), "versions")[OWN.version]["prequential_cost"])
     other = Teacher(of)
     other.restore(teacher.snapshot())
     assert other.snapshot() == teacher.snapshot()
@@ -219,7 +243,7 @@ def test_one_source_counts_so_often_a_day() -> None:
 
 def test_another_definition_is_refused_or_taken_over() -> None:
     """A job goes on with what another workload learned, or waits for ever for a model that its definition dropped."""
-    of = taught()
+    of = taught(promotion=rules.promotion(labels=10**6))
     teacher, _, _ = run(of, lessons(of), serve=False)
     state = teacher.snapshot()
     renamed = plan(replace(of.workload, name="other"))

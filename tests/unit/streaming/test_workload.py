@@ -12,6 +12,7 @@ from models.policy import thresholds
 from operators import by, count, label_rate, mean
 from schemas.errors import DefinitionError
 from schemas.fraud import FraudOutcome, Transaction
+from streaming.learning import learning
 from streaming.plan import check_model, plan
 from streaming.workload import Workload, derive, enrich
 from streaming.workloads import load
@@ -40,6 +41,10 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "model": (lambda: workload(model="fraud"), ("model", "'fraud'", "pretrained(")),
     "budget": (lambda: workload(budget="10"), ("budget", "'10'", "a number and a unit")),
     "skew": (lambda: workload(skew=""), ("skew", "''", "a number and a unit")),
+    "horizon": (
+        lambda: workload(outcome=FraudOutcome, learning=learning(horizon="91d")),
+        ("learning", "longer than ttl='90d'", 'ttl="91d"', 'horizon="90d"'),
+    ),
     "ttl": (lambda: workload(ttl="0.5ms"), ("ttl", "'0.5ms'", "whole milliseconds")),
     "features": (lambda: workload(features=()), ("features", "found no by", 'by("card"')),
     "first feature": (lambda: planned(derive(x=lambda f: f.amount), CARD), ("features", "first", "small.events")),

@@ -1,0 +1,138 @@
+"""`millrace ledger`: proves on the topics that nothing was lost, or shows what was."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from schemas.topics import Topics
+from streaming import kafka, stack
+from streaming.commands import options
+from streaming.commands.options import Json, Name, Set
+from streaming.settings import read
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from streaming.ledger import CounterExample, Ledger
+    from streaming.workload import Workload
+
+Patience = Annotated[float, typer.Option(min=0, help="Seconds without news that a running job may take.")]
+Memory = Annotated[int, typer.Option(min=16, help="MiB to use at most; topics are read several times where they must.")]
+
+ROOM = 200
+"""Bytes that a record takes while the books are closed: its row, sorted, and what is compared."""
+
+SHOWN = 10
+"""Counter-examples that are told."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("ledger")(ledger_command)
+
+
+class Books:
+    """Reads the topics of a workload into ledgers."""
+
+    def __init__(self, brokers: str, workload: "Workload", topics: Topics, memory: int = 1024, patience: float = 10.0):
+        self._brokers, self._workload, self._topics, self._patience = brokers, workload, topics, patience
+        self._outputs = (topics.deadletters, topics.decisions, topics.examples)
+        self.ends = {t: kafka.end_offsets(brokers, t) for t in (topics.signals, *self._outputs)}
+        self.ends |= {topic: kafka.end_offsets(brokers, topic) for topic in (topics.events, topics.outcomes)}
+        self.parts = -(-sum(sum(ends.values()) for ends in self.ends.values()) * ROOM // (memory << 20)) or 1
+
+    @property
+    def records(self) -> int:
+        """How many are to be read."""
+        return self.parts * sum(sum(ends.values()) for ends in self.ends.values())
+
+    def part(self, number: int, examples: int, bar: "Progress", task: "TaskID") -> "Ledger":
+        """The accounts of one part of the ids, where the parts before have so many `examples`; waits for a job that is
+        behind."""
+        from streaming.ledger import Ledger
+
+        quiet = "quiet" in self._workload.policy.actions
+        ledger = Ledger(self._topics, self._workload.learning, quiet, number, self.parts)
+        for topic, ends in self.ends.items():
+            for batch in kafka.records(self._brokers, topic, until=ends):
+                ledger.take(topic, batch)
+                bar.advance(task, len(batch))
+        offsets = {topic: dict(self.ends[topic]) for topic in self._outputs}
+
+        def missing() -> int:
+            """How much of what is wrong may come right."""
+            ledger.account()
+            told = ledger.counts["examples"]["ids"] + examples
+            untold = max(ledger.learned - told, 0) if number == self.parts - 1 else 0
+            return len(ledger.wrong) + untold if ledger.behind else 0
+
+        left, deadline = missing(), time.monotonic() + self._patience
+        while left and time.monotonic() < deadline:
+            time.sleep(0.2)
+            for topic in self._outputs:
+                self._later(ledger, topic, offsets[topic])
+            before, left = left, missing()
+            deadline = time.monotonic() + self._patience if left < before else deadline
+        return ledger
+
+    def _later(self, ledger: "Ledger", topic: str, offsets: dict[int, int]) -> None:
+        """Read what came behind `offsets`, which follow."""
+        for batch in kafka.records(self._brokers, topic, offsets):
+            ledger.take(topic, batch, later=True)
+            for record in batch:
+                offsets[record.partition] = max(offsets.get(record.partition, 0), record.offset + 1)
+
+    def close(self, bar: "Progress", task: "TaskID") -> dict[str, object]:
+        """The counts of every topic, whether everything holds, and what does not."""
+        from streaming.ledger import together
+
+        parts, found = list["Ledger"](), 0
+        for number in range(self.parts):
+            parts.append(self.part(number, found, bar, task))
+            found += parts[-1].counts["examples"]["ids"]
+        counts, wrong = together([part.counts for part in parts]), [one for part in parts for one in part.wrong]
+        told = [self._told(one) for one in wrong[:SHOWN]]
+        learned = max(part.learned for part in parts)
+        if learned > found:
+            where: dict[str, object] = {"topic": self._topics.signals, "partition": None, "offset": None, "id": None}
+            told.append({"kind": f"{learned} examples were learned, there are {found}"} | where)
+        faults = len(wrong) + (learned > found)
+        return {"holds": not faults, **counts, "learned": learned, "faults": faults, "counterexamples": told}
+
+    def _told(self, wrong: "CounterExample") -> dict[str, object]:
+        """A counter-example, with the id that its record names."""
+        start = kafka.end_offsets(self._brokers, wrong.topic) | {wrong.partition: wrong.offset}
+        until = {wrong.partition: wrong.offset + 1}
+        value = next((r.value for batch in kafka.records(self._brokers, wrong.topic, start, until) for r in batch), b"")
+        try:
+            found = msgspec.json.decode(value or b"", type=dict[str, object])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = {}
+        return wrong._asdict() | {"id": found.get("id") or found.get("event")}
+
+
+def ledger_command(
+    workload: Name, patience: Patience = 10.0, memory: Memory = 1024, set: Set = None, as_json: Json = False
+) -> None:
+    """Prove on the topics that every event ended as one decision, dead letter or duplicate, or show one that did not.
+
+    Example: millrace ledger fraud --set learn=true
+    """
+    from streaming.workloads import load
+
+    definition = load(workload, options.overrides(set))
+    books = Books(stack.stack(read()).kafka, definition, definition.topics, memory, patience)
+    with options.progress("read", books.records, as_json) as (bar, task):
+        result = books.close(bar, task)
+    lines = [
+        f"{name:<10} " + ", ".join(f"{n:,} {what}" for what, n in counts.items())
+        for name, counts in result.items() if isinstance(counts, dict)
+    ]  # fmt: skip
+    wrong: list[dict[str, object]] = result["counterexamples"]  # type: ignore[assignment]
+    lines += [f"{one['topic']} {one['partition']}:{one['offset']}, id {one['id']}: {one['kind']}" for one in wrong]
+    lines.append(f"{result['faults']:,} counter-examples" if wrong else "every record is accounted for")
+    options.show({"workload": definition.name} | result, as_json, "\n".join(lines))
+    if wrong:
+        raise typer.Exit(1)

@@ -1,0 +1,248 @@
+"""The ledger: every record of a workload's topics accounted for, or the counter-example with its coordinates.
+
+Beside the way of an event, over topics as they are: every event ends as exactly one of decision, dead letter and
+suppressed duplicate; what is said of one id twice is said in the same bytes; every outcome ends as one of the kinds
+below, and no example is learned twice. Of a record 49 bytes are kept: the 16-byte hash of its id, where it is, and a
+hash of what it says. Ids can be told apart by `parts` of their hashes, one after the other, where that is too much.
+"""
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.topics import Topics
+from streaming.kafka import Record
+from streaming.learning import Learning
+
+I64 = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+ROW = np.dtype([("id", "S16"), ("where", "i8"), ("what", "S8"), ("at", "i8"), ("known", "i8"), ("later", "?")])
+"""One record: `where` is partition and offset; without an `id`, what has none that can be read; `later`: it was read
+when the ends of the inputs had been noted, and may be about what came behind them."""
+
+OFFSET = 48
+"""Bits of an offset in `where`."""
+
+LOST, UNTAUGHT = "was neither decided nor is it a dead letter", "became no example"
+
+Entry = tuple[bytes, int, bytes, int, int, bool]
+
+
+class CounterExample(NamedTuple):
+    """A record that does not end as it must."""
+
+    kind: str
+    topic: str
+    partition: int
+    offset: int
+
+
+class _Event(msgspec.Struct):
+    id: str
+    at: int
+
+
+class _Outcome(msgspec.Struct):
+    event: str
+    at: int
+    label: bool
+    source: str = ""
+
+
+class _Example(msgspec.Struct):
+    event: str
+    at: int
+    label: bool
+    label_at: int
+    presumed: bool
+    source: str
+
+
+class _Learned(msgspec.Struct):
+    detail: dict[str, msgspec.Raw]
+
+
+class _Counts(msgspec.Struct):
+    examples: int
+    capped: int
+    waiting: int
+
+
+def _id(id: str) -> bytes:
+    return blake2b(id.encode(), digest_size=15).digest() + b"i"  # NumPy drops zeros at the end
+
+
+def _said(*what: object) -> bytes:
+    return blake2b(repr(what).encode(), digest_size=7).digest() + b"w"
+
+
+class Ledger:
+    """What was read of the topics of one workload. `quiet`: its policy leaves decisions out; `learning`: its rule.
+
+    Feed `take` with the records of each topic, signals before examples, and ask for `account`.
+    """
+
+    def __init__(self, topics: Topics, learning: Learning | None, quiet: bool, part: int = 0, parts: int = 1):
+        self._topics, self._learning, self._quiet = topics, learning, quiet
+        self._part, self._parts = part, parts
+        inputs = topics.events, topics.outcomes
+        self._rows = {name: [np.empty(0, ROW)] for name in (*inputs, topics.decisions, topics.examples)}
+        self._dead: dict[str, list[int]] = {topic: [] for topic in inputs}
+        self._first: dict[int, int] = {}
+        self.learned = 0
+        self.counts: dict[str, dict[str, int]] = {}
+        self.wrong: list[CounterExample] = []
+
+    def take(self, topic: str, records: Iterable[Record], later: bool = False) -> None:
+        """Enter records of `topic`; `later`: behind where it ended before the ends of the inputs were noted."""
+        if topic == self._topics.deadletters:
+            for record in records:
+                told = {name: (value or b"").decode() for name, value in record.headers}
+                self._dead.setdefault(told["topic"], []).append(int(told["partition"]) << OFFSET | int(told["offset"]))
+            return
+        if topic == self._topics.signals:
+            for record in records:
+                found = msgspec.json.decode(record.value or b"", type=_Learned).detail.get("counts")
+                counts = msgspec.json.decode(found, type=_Counts) if found else _Counts(0, 0, 0)
+                self.learned = max(self.learned, counts.examples + counts.capped + counts.waiting)
+            return
+        rows: list[Entry] = []
+        for record in records:
+            where = record.partition << OFFSET | record.offset
+            try:
+                id, what, at, known = self._read(topic, record.value or b"")
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                id, what, at, known = "", b"", 0, 0
+            if topic == self._topics.events:
+                self._first.setdefault(record.partition, record.offset)
+            digest = _id(id) if id else b""
+            if (digest or b"\0")[0] % self._parts == self._part:
+                rows.append((digest, where, what, at, known, later))
+        self._rows[topic].append(np.array(rows, ROW))
+
+    def _read(self, topic: str, value: bytes) -> tuple[str, bytes, int, int]:
+        """Id, hash of what is said, time of the event and of its label; 0 where there is none."""
+        if topic == self._topics.outcomes:
+            outcome = msgspec.json.decode(value, type=_Outcome)
+            return outcome.event, _said(outcome.label, outcome.source), 0, outcome.at
+        if topic == self._topics.examples:
+            e = msgspec.json.decode(value, type=_Example)
+            return e.event, b"presumed" if e.presumed else _said(e.label, e.source), e.at, e.label_at
+        event = msgspec.json.decode(value, type=_Event)
+        return event.id, _said(value) if topic == self._topics.decisions else b"", event.at, 0
+
+    def account(self) -> bool:
+        """Close the books over what was taken so far: fills `counts` and `wrong`; whether nothing is wrong."""
+        self.counts, self.wrong = {}, []
+        rows = {topic: self._all(topic) for topic in self._rows}
+        events = self._events(rows[self._topics.events], rows[self._topics.decisions])
+        examples = self._same(self._topics.examples, rows[self._topics.examples], by="known")
+        self._outcomes(rows[self._topics.outcomes], events, examples)
+        return not self.wrong
+
+    @property
+    def behind(self) -> bool:
+        """Whether all that is wrong may be right once a running job has come so far."""
+        return all(wrong.kind in (LOST, UNTAUGHT) for wrong in self.wrong)
+
+    def _all(self, topic: str) -> NDArray[np.void]:
+        """Rows of a topic, the first of each id first."""
+        rows = np.concatenate(self._rows[topic])
+        self._rows[topic] = [rows]
+        ordered: NDArray[np.void] = rows[np.lexsort((rows["where"], rows["id"]))]
+        return ordered
+
+    def _fault(self, kind: str, topic: str, rows: NDArray[np.void]) -> None:
+        mask = (1 << OFFSET) - 1
+        self.wrong += [CounterExample(kind, topic, w >> OFFSET, w & mask) for w in rows["where"].tolist()]
+
+    def _same(self, topic: str, rows: NDArray[np.void], by: str = "at") -> NDArray[np.void]:
+        """The first row of each id; a fault where a later one says something else."""
+        fresh = _fresh(rows)
+        first = rows[fresh]
+        own = first[np.cumsum(fresh) - 1] if len(rows) else rows
+        differs = (rows["what"] != own["what"]) | (rows[by] != own[by])
+        self._fault("says something else than the first record of its id", topic, rows[differs])
+        name = topic.rpartition(".")[2]
+        self.counts[name] = {"records": len(rows), "ids": len(first), "repeats": len(rows) - len(first)}
+        return first
+
+    def _living(self, topic: str, rows: NDArray[np.void]) -> tuple[NDArray[np.void], int]:
+        """The rows that are no dead letters, and how many are; a fault where one has no id and is none."""
+        dead = np.isin(rows["where"], np.array(self._dead[topic], np.int64))
+        self._fault("cannot be read and is no dead letter", topic, rows[~dead & (rows["id"] == b"")])
+        return rows[~dead & (rows["id"] != b"")], int(dead.sum())
+
+    def _events(self, rows: NDArray[np.void], decisions: NDArray[np.void]) -> NDArray[np.void]:
+        """Account for events; returns the first row of each id."""
+        topic = self._topics.events
+        living, dead = self._living(topic, rows)
+        first = living[_fresh(living)]
+        decided = self._same(self._topics.decisions, decisions)
+        there = np.isin(first["id"], decided["id"])
+        if not self._quiet:
+            self._fault(LOST, topic, first[~there])
+        strange = decided[~np.isin(decided["id"], first["id"]) & ~decided["later"]]
+        if any(self._first.values()):  # the oldest events are gone from the topic
+            self.counts["decisions"]["of events that are gone"] = len(strange)
+        else:
+            self._fault("is about no event that could be decided", self._topics.decisions, strange)
+        self.counts["events"] = {
+            "records": len(rows), "decided": int(there.sum()), "dead": dead, "duplicates": len(living) - len(first),
+            "quiet" if self._quiet else "lost": int((~there).sum()),
+        }  # fmt: skip
+        return first
+
+    def _outcomes(self, rows: NDArray[np.void], events: NDArray[np.void], examples: NDArray[np.void]) -> None:
+        """Account for outcomes and examples."""
+        topic, rule = self._topics.outcomes, self._learning
+        living, dead = self._living(topic, rows)
+        event, known = _find(living, events)
+        counts = {"records": len(rows), "dead": dead, "unknown": int((~known).sum())}
+        self.counts["outcomes"] = counts
+        if rule is None:
+            counts["of an event"] = int(known.sum())
+            return
+        example, there = _find(living, examples)
+        presumed = there & (example["what"] == b"presumed")
+        about = there & ~presumed & (example["what"] == living["what"])
+        about &= np.maximum(living["known"], example["at"]) == example["known"]
+        taught = np.isin(examples["id"], living["id"][about]) | (examples["what"] == b"presumed") | examples["later"]
+        self._fault("is of no outcome", self._topics.examples, examples[~taught])
+        learned = _fresh(living[about])
+        late = known & ~about & (presumed | (living["known"] > event["at"] + rule.horizon))
+        other = there & ~about & ~late
+        rest = known & ~there & ~late
+        clock = int(examples["known"].max(initial=-1))
+        due = rest & (np.maximum(living["known"], event["at"]) < clock)
+        if rule.share == 1 and rule.exploration is None:
+            self._fault(UNTAUGHT, topic, living[due])
+        counts |= {
+            "unknown": int((~known & ~there).sum()), "learned": int(learned.sum()),
+            "repeated": int(about.sum()) - int(learned.sum()), "corrected": int(other.sum()), "late": int(late.sum()),
+            "waiting": int((rest & ~due).sum()), "unsampled or lost": int(due.sum()),
+        }  # fmt: skip
+
+
+def _fresh(rows: NDArray[np.void]) -> Flags:
+    """Which rows are the first of their id, of rows by id."""
+    return np.append(True, rows["id"][1:] != rows["id"][:-1])[: len(rows)]
+
+
+def _find(rows: NDArray[np.void], among: NDArray[np.void]) -> tuple[NDArray[np.void], Flags]:
+    """For each of `rows` the row of its id `among` (rows by id, each id once), and whether there is one."""
+    if not len(among):
+        return np.zeros(len(rows), ROW), np.zeros(len(rows), np.bool_)
+    at = np.minimum(np.searchsorted(among["id"], rows["id"]), len(among) - 1)
+    return among[at], among["id"][at] == rows["id"]
+
+
+def together(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """The sums of the counts of all parts."""
+    names = {topic: list(dict.fromkeys(n for part in parts for n in part[topic])) for topic in parts[0]}
+    return {t: {n: sum(part[t].get(n, 0) for part in parts) for n in of} for t, of in names.items()}

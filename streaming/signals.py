@@ -1,0 +1,30 @@
+"""What an operator wants to be told: records for `W.signals`, and the figures in them that are kept."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """One record for `W.signals`: `at` is event time, ms."""
+
+    kind: str
+    workload: str
+    at: int
+    detail: dict[str, object]
+
+
+encode_signal = msgspec.json.Encoder(enc_hook=float).encode
+"""Signal → JSON; numbers of NumPy are numbers."""
+
+
+def quality(report: Mapping[str, object], of: str) -> dict[str, dict[str, float]]:
+    """Of each of the `versions` or `lineages` in a `Teacher.report`: labels, and the measures over all of them."""
+    found: dict[str, dict[str, float]] = {}
+    for name, part in msgspec.convert(report["evaluation"], dict[str, Any])[of].items():
+        measures = {"labels": float(part["labels"]), **{f"prequential_{n}": v for n, v in part["overall"].items()}}
+        measures["prequential_ap"] = measures.pop("prequential_average_precision", math.nan)
+        found[name] = {measure: value for measure, value in measures.items() if math.isfinite(value)}
+    return found

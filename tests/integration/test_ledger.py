@@ -1,0 +1,82 @@
+"""The ledger and `explain` on topics that a real job wrote, through a kill, a duplicate, dead letters and outcomes."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from schemas.topics import Topics
+from streaming import kafka
+from streaming.commands import options
+from streaming.commands.explain import again, find
+from streaming.commands.ledger import Books
+from streaming.simulator import Spec
+from streaming.workloads import Reference
+from tests.world import Data, World, wait
+
+pytestmark = pytest.mark.services
+Make = Callable[..., World]
+LEARNS = Reference("fraud", set={"learn": "true"})
+
+
+def closed(job: World, memory: int = 1024, patience: float = 60.0) -> Any:
+    """What the ledger says."""
+    books = Books(job.services.kafka, job.workload, job.topics, memory, patience)
+    with options.progress("read", books.records, quiet=True) as (bar, task):
+        return books.close(bar, task)
+
+
+def send(job: World, topic: str, *values: bytes, key: bytes = b"x") -> None:
+    """Publish values as they are."""
+    with kafka.Producer(job.services.kafka) as producer:
+        producer.publish(topic, [(key, value, ()) for value in values])
+
+
+def test_every_record_is_accounted_for(world: Make) -> None:
+    """If this fails, a job lost, doubled or changed a record, or the ledger takes a right one for wrong."""
+    data = Data.simulated(Spec(cards=200, terminals=400, days=16))
+    job = world(reference=LEARNS)
+    job.deploy()
+    job.publish(data.events, data.outcomes)
+    job.reach(len(data.events) // 2)
+    job.kill("taskmanager-0")
+    job.mend()
+    again_ = json.loads(data.events[-1])
+    send(job, job.topics.events, data.events[-1], key=again_["card"].encode())
+    send(job, job.topics.events, b"no event", b'{"id": 5}')
+    send(job, job.topics.outcomes, b"no outcome", b'{"event": "nobody", "at": 1, "label": true}')
+    job.reach(len(data.events) // 2)  # the ledger waits for the rest
+    wait(lambda: len(job.everything(job.topics.deadletters)) >= 3, 60, "dead letters")
+    found = closed(job)
+    assert found["holds"], json.dumps(found, indent=1)
+    n = len(data.events)
+    assert found["events"] == {"records": n + 3, "decided": n, "dead": 2, "duplicates": 1, "lost": 0}
+    outcomes = found["outcomes"]
+    assert (outcomes["dead"], outcomes["unknown"], outcomes["unsampled or lost"]) == (1, 1, 0)
+    assert outcomes["learned"] == found["examples"]["ids"] > 0
+    assert 0 < found["learned"] <= found["examples"]["ids"]
+    assert sum(count for kind, count in outcomes.items() if kind != "records") == outcomes["records"]
+
+    _explained(job)
+    job.stop()
+    send(job, job.topics.events, b'{"id": "late", "at": 1, "card": "1", "terminal": "1", "amount": 1.0}')
+    said = json.loads(job.everything()[0])
+    send(job, job.topics.decisions, json.dumps(said | {"score": 0.123}).encode())
+    found = closed(job, patience=1.0)
+    kinds = {one["id"]: (one["topic"], one["kind"]) for one in found["counterexamples"]}
+    assert set(kinds) == {"late", said["id"]}
+    assert kinds["late"][0] == job.topics.events
+    assert "something else" in kinds[said["id"]][1]
+
+
+def _explained(job: World) -> None:
+    """Some examples, computed again."""
+    topics: Topics = job.topics
+    for value in job.everything(topics.examples)[::500]:
+        example = json.loads(value)
+        decided = find(job.services.kafka, topics.decisions, "id", example["event"], lambda _: None)
+        assert decided is not None
+        told = again(job.workload, decided[0], example["features"], str(job.settings.home / "models"))
+        assert told["agrees"], (decided, told["score_again"])
+    assert find(job.services.kafka, topics.decisions, "id", "nobody", lambda _: None) is None

@@ -1,0 +1,182 @@
+"""The ledger: whatever is lost, said twice, or about nothing is found with its coordinates; what is right is not."""
+
+import json
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.exploration import exploration
+from schemas.topics import Topics
+from streaming.kafka import Record
+from streaming.learning import learning
+from streaming.ledger import LOST, UNTAUGHT, Ledger, together
+
+TOPICS = Topics("small")
+DAY = 86_400_000
+RULE = learning(horizon="10d", presume=False)
+Values = list[bytes]
+
+
+def records(values: Iterable[bytes], headers: Iterable[tuple[tuple[str, bytes], ...]] | None = None) -> list[Record]:
+    """Records of one partition."""
+    values = list(values)
+    told = [()] * len(values) if headers is None else list(headers)
+    return [Record(0, i, 0, None, value, one) for i, (value, one) in enumerate(zip(values, told, strict=True))]
+
+
+def event(id: str, at: int = DAY) -> bytes:
+    """An event."""
+    return json.dumps({"id": id, "at": at}).encode()
+
+
+def outcome(id: str, at: int, label: bool = True, source: str = "") -> bytes:
+    """An outcome."""
+    return json.dumps({"event": id, "at": at, "label": label, "source": source}).encode()
+
+
+def example(id: str, at: int, known: int, label: bool = True, presumed: bool = False) -> bytes:
+    """An example."""
+    more = {"label": label, "label_at": known, "presumed": presumed, "source": "", "features": {}}
+    return json.dumps({"event": id, "at": at} | more).encode()
+
+
+def dead(*where: tuple[str, int]) -> list[Record]:
+    """Dead letters about these records."""
+    headers = [(("topic", t.encode()), ("partition", b"0"), ("offset", str(o).encode())) for t, o in where]
+    return records([b"bad"] * len(where), headers)
+
+
+def good() -> dict[str, list[Record]]:
+    """What a job leaves: a repeat after a crash, a duplicate, a dead letter, and outcomes of every kind."""
+    at = 2 * DAY
+    return {
+        TOPICS.signals: records([json.dumps({"kind": "evaluation", "detail": {"counts": counts}}).encode()])
+        if (counts := {"examples": 2, "capped": 0, "waiting": 1, "presumed": 1})
+        else [],
+        TOPICS.deadletters: dead((TOPICS.events, 2), (TOPICS.events, 2), (TOPICS.outcomes, 1)),
+        TOPICS.decisions: records(map(event, ("a", "b", "a", "c", "d"))),
+        TOPICS.examples: records([
+            example("a", DAY, at), example("a", DAY, at), example("b", DAY, 11 * DAY, False, presumed=True),
+            example("d", DAY, 3 * DAY, False),
+        ]),
+        TOPICS.events: records([event("a"), event("b"), b"{", event("a"), event("c"), event("d")]),
+        TOPICS.outcomes: records([
+            outcome("a", at), b"no", outcome("a", at), outcome("b", 30 * DAY), outcome("zzz", at),
+            outcome("c", 12 * DAY), outcome("d", at), outcome("d", 3 * DAY, False), outcome("c", 10**15),
+        ]),
+    }  # fmt: skip
+
+
+def ledgers(topics: dict[str, list[Record]], parts: int = 1, **options: object) -> list[Ledger]:
+    """Closed accounts of these topics."""
+    made = []
+    for part in range(parts):
+        given = {"learning": RULE, "quiet": False} | options
+        ledger = Ledger(TOPICS, part=part, parts=parts, **given)  # type: ignore[arg-type]
+        for topic, batch in topics.items():
+            for record in batch:
+                ledger.take(topic, [record])
+        ledger.account()
+        made.append(ledger)
+    return made
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_is_right_is_accounted_for(parts: int) -> None:
+    """A job that lost nothing is accused, or a kind of end is counted as another."""
+    made = ledgers(good(), parts)
+    assert [one.wrong for one in made] == [[]] * parts
+    assert together([one.counts for one in made]) == {
+        "decisions": {"records": 5, "ids": 4, "repeats": 1},
+        "events": {"records": 6, "decided": 4, "dead": 1, "duplicates": 1, "lost": 0},
+        "examples": {"records": 4, "ids": 3, "repeats": 1},
+        "outcomes": {
+            "records": 9, "dead": 1, "unknown": 1, "learned": 2, "repeated": 1, "corrected": 1, "late": 3,
+            "waiting": 0, "unsampled or lost": 0,
+        },
+    }  # fmt: skip
+    assert max(one.learned for one in made) == 3
+
+
+def dropped(topic: str, *rows: int) -> Callable[[dict[str, list[Record]]], None]:
+    """Loses records of a topic."""
+
+    def break_(topics: dict[str, list[Record]]) -> None:
+        topics[topic] = [record for i, record in enumerate(topics[topic]) if i not in rows]
+
+    return break_
+
+
+def added(topic: str, value: bytes) -> Callable[[dict[str, list[Record]]], None]:
+    """Adds a record to a topic, at offset 9."""
+    return lambda topics: topics[topic].append(Record(0, 9, 0, None, value, ()))
+
+
+FAULTS = {
+    "a lost event": (dropped(TOPICS.decisions, 1), LOST, TOPICS.events, 1),
+    "a lost dead letter": (dropped(TOPICS.deadletters, 0, 1), "cannot be read", TOPICS.events, 2),
+    "a lost outcome's dead letter": (dropped(TOPICS.deadletters, 2), "cannot be read", TOPICS.outcomes, 1),
+    "another decision": (added(TOPICS.decisions, event("a", 5)), "something else", TOPICS.decisions, 9),
+    "a decision on nothing": (added(TOPICS.decisions, event("x")), "about no event", TOPICS.decisions, 9),
+    "a dead event decided": (
+        lambda topics: topics[TOPICS.deadletters].extend(dead((TOPICS.events, 4))),
+        "about no event", TOPICS.decisions, 3,
+    ),
+    "a lost outcome": (dropped(TOPICS.examples, 0, 1), UNTAUGHT, TOPICS.outcomes, 0),
+    "another example": (added(TOPICS.examples, example("a", DAY, 2 * DAY, False)), "else", TOPICS.examples, 9),
+    "an example of nothing": (added(TOPICS.examples, example("c", DAY, 4 * DAY)), "no outcome", TOPICS.examples, 9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_wrong_is_found(name: str) -> None:
+    """A record is lost, or said in two ways, and the books balance; or the wrong record is named."""
+    break_, kind, topic, offset = FAULTS[name]
+    topics = good()
+    break_(topics)
+    (ledger,) = ledgers(topics)
+    found = [(one.topic, one.offset) for one in ledger.wrong if kind in one.kind]
+    assert found[:1] == [(topic, offset)], ledger.wrong
+    assert {one.kind for one in ledger.wrong if kind not in one.kind} == set()
+    assert ledger.behind == (kind in (LOST, UNTAUGHT))
+
+
+def test_what_a_job_has_still_to_do_is_no_fault() -> None:
+    """A job that runs is accused because of what came after the ends of its inputs were noted, or of sampling."""
+    topics = good()
+    break_, *_ = FAULTS["a lost outcome"]
+    break_(topics)
+    sampled = learning(horizon="10d", presume=False, exploration=exploration(share=0.1, action="review", salt="s"))
+    for rule in (learning(horizon="10d", presume=False, share=0.5), sampled):
+        (ledger,) = ledgers(topics, learning=rule)
+        assert (ledger.wrong, ledger.counts["outcomes"]["unsampled or lost"]) == ([], 2)
+    (ledger,) = ledgers(good())
+    ledger.take(TOPICS.decisions, records([event("new")]), later=True)
+    ledger.take(TOPICS.examples, records([example("c", DAY, 4 * DAY)]), later=True)
+    assert ledger.account(), ledger.wrong
+    topics = good()
+    topics[TOPICS.events] = topics[TOPICS.events][1:]  # retention
+    topics[TOPICS.decisions] = topics[TOPICS.decisions][:2]
+    (ledger,) = ledgers(topics, quiet=True, learning=None)
+    assert ledger.wrong == []
+    assert ledger.counts["events"]["quiet"] == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["good", "dead"])), max_size=20), st.data())
+def test_every_event_ends_once(given: list[tuple[str, str]], data: st.DataObject) -> None:
+    """Counts of events do not add up to the records, whatever is decided of them."""
+    living = {id for id, kind in given if kind == "good"}
+    decided = sorted(living - data.draw(st.sets(st.sampled_from("abcdef"))))
+    topics = {
+        TOPICS.deadletters: dead(*((TOPICS.events, i) for i, (_, kind) in enumerate(given) if kind == "dead")),
+        TOPICS.decisions: records(event(id) for id in decided),
+        TOPICS.events: records(event(id) for id, _ in given),
+    }
+    (ledger,) = ledgers(topics)
+    counts = ledger.counts["events"]
+    assert counts["records"] == len(given) == sum(counts.values()) - counts["records"]
+    assert (counts["decided"], counts["lost"]) == (len(decided), len(living) - len(decided))
+    assert {one.kind for one in ledger.wrong} == ({LOST} if counts["lost"] else set())
