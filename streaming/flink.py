@@ -88,7 +88,8 @@ class Job:
     timestamp an event time is believed; drift_ms: how far in event time one partition may run ahead of another
     while catching up (0: any): the records of that much time, and of the half second or so that it takes to hold
     a partition back, are what waits in memory and in checkpoints; start: where inputs are read from without
-    a savepoint; restarts: failures in a row after which the job gives up (None: never); settings: of Flink.
+    a savepoint; state: the backend of keyed state, hashmap or rocksdb; restarts: failures in a row after which the
+    job gives up (None: never); settings: of Flink.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Job:
     drift_ms: int = 6 * 3_600_000
     start: Literal["earliest", "committed"] = "earliest"
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
+    state: str = "hashmap"
     restarts: int | None = None
     savepoint: str | None = None
     python: str = sys.executable
@@ -151,7 +153,10 @@ def configuration(job: Job) -> dict[str, str]:
         "execution.checkpointing.interval": f"{job.checkpoint_ms} ms",
         "execution.checkpointing.dir": job.checkpoint_dir,
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",
-        "state.backend.type": "hashmap",
+        "state.backend.type": job.state,
+        # RocksDB writes what changed to a checkpoint; TaskManagers manage no memory for it, so it is told a limit.
+        "execution.checkpointing.incremental": str(job.state == "rocksdb").lower(),
+        "state.backend.rocksdb.memory.fixed-per-slot": "128 mb",
         "restart-strategy.type": "none" if job.restarts == 0 else "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "100 ms",
         "restart-strategy.exponential-delay.max-backoff": "10 s",

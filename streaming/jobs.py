@@ -105,6 +105,7 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
         buffer_ms=settings.buffer_timeout,
         skew_ms=duration(compiled.workload.skew),
         delivery="exactly-once" if settings.delivery == "exactly-once" else "at-least-once",
+        state=settings.state,
         savepoint=savepoint,
     )
 

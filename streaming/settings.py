@@ -74,6 +74,12 @@ class Settings:
     heap: int = number(2048, "heap of each local TaskManager, MiB (keyed state lives there)", 256, 262_144)
     parallelism: int = number(1, "parallelism of a deployed job", 1, 128)
     checkpoint: int = number(1000, "checkpoint interval, ms", 100, 3_600_000)
+    state: str = matching(
+        "where keyed state lives: in the heap, or, where more waits for outcomes than fits there, on disk",
+        "hashmap|rocksdb",
+        "hashmap or rocksdb",
+        "hashmap",
+    )
     buffer_timeout: int = number(0, "how long Flink holds an unfilled network buffer, ms", 0, 10_000)
     batch: int = number(512, "most records in one call of Python", 1, 65_536)
     max_poll_records: int = number(2000, "most records of one Kafka poll", 1, 100_000)

@@ -32,7 +32,8 @@ def test_backfill_with_a_kill(world: Make) -> None:
 @pytest.mark.parametrize("partitions", [1, 2])
 def test_in_parallel(home: Settings, services: Stack, tmp_path: Path, data: Data, partitions: int) -> None:
     """If this fails, a terminal's events, which come from two tasks, are not taken in the order of time."""
-    shared = replace(home, home=tmp_path / "two", kafka=services.kafka, redis=services.redis, slots=1, taskmanagers=2)
+    where = {"home": tmp_path / "two", "kafka": services.kafka, "redis": services.redis}
+    shared = replace(home, **where, slots=1, taskmanagers=2, state="rocksdb" if partitions == 2 else "hashmap")
     try:
         two = stack.up(shared)
         job = World(shared, two, tmp_path, f"parallel{partitions}", partitions=partitions, parallelism=2)
