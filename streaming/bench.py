@@ -32,7 +32,7 @@ from streaming.workloads import Reference, resolve
 Say = Callable[[str], None]
 Result = dict[str, float]
 
-WARM_SECONDS = 15.0
+WARM_SECONDS = 30.0
 """Load before anything is measured: the JVM compiles what runs hot."""
 
 WARM_SHARE = 0.2

@@ -132,7 +132,7 @@ def promote_command(
 ) -> None:
     """Make a version champion, once it has passed its checks; the one before stays as a challenger.
 
-    Example: millrace promote fraud fraud-54cf890a8def --why "better since Monday"
+    Example: millrace promote fraud fraud-bfa784ba7d60 --why "better since Monday"
     """
     from models.admission import admit
 
