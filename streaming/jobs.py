@@ -59,9 +59,8 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
 
 def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: str | None = None) -> Job:
     """The job that runs `deployment`."""
-    topics, compiled = deployment.topics, deployment.plan
+    topics, compiled, ttl = deployment.topics, deployment.plan, state_ttl(deployment.plan)
     joined = bool(compiled.labelled)
-    ttl = state_ttl(compiled)
 
     def spec(stage: int) -> str:
         return msgspec.json.encode(StageSpec(deployment.reference, stage, deployment.services, topics.name)).decode()
