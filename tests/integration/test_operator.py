@@ -346,13 +346,14 @@ def test_partitions_in_order(world: World) -> None:
 
 def test_drift(world: World) -> None:
     """In a backfill a partition that is ahead in time is read on, and all of it waits in memory and checkpoints."""
-    _fill(world, 0, range(30_000))
-    _fill(world, 1, range(10**9, 10**9 + 30_000))
+    count = 50_000
+    _fill(world, 0, range(count))
+    _fill(world, 1, range(10**9, 10**9 + count))
     id = world.start(_two_stages(world, drift_ms=1000, batch=4))
-    found = world.decisions(lambda d: len(d) >= 60_000)
-    assert [d["at"] for d in found] == [*range(30_000), *range(10**9, 10**9 + 30_000)]
+    found = world.decisions(lambda d: len(d) >= 2 * count)
+    assert [d["at"] for d in found] == [*range(count), *range(10**9, 10**9 + count)]
     sizes = flink._call(world.cluster.flink, "GET", f"/jobs/{id}/checkpoints")["summary"]["state_size"]
-    assert sizes["max"] < 30_000 * 25, "found more than two thirds of what is ahead in a checkpoint"
+    assert sizes["max"] < count * 25, "found more than two thirds of what is ahead in a checkpoint"
 
 
 def kafka_values(world: World) -> list[bytes | None]:
