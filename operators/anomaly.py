@@ -1,9 +1,8 @@
 """Anomaly detection a sensor at a time: `Detector(alarms="1/7d")` is what a workload declares.
 
-Each reading is scored by detectors side by side (level, forecast, season, drift, spread, half-space trees, shapes,
-stuck; of several values: level, two robust distances, drift, stuck), their excesses over their own rolling extremes
-are combined, and the score is 1 - p of that among the sensor's own recent ones. The alarm's threshold keeps a
-declared budget of alarms, and verdicts move it.
+Each reading is scored by `DETECTORS` side by side, of which some are for one value and some for several. Their excesses
+over their own rolling extremes are combined, and the score is 1 - p of that among the sensor's own recent ones. The
+alarm's threshold keeps a declared budget of alarms, and verdicts move it.
 """
 
 import hashlib

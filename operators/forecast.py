@@ -12,7 +12,7 @@ model and never judged; of observations less than half a step apart, and of late
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,43 +35,6 @@ SAID = (
 
 MOST = 512
 LONGEST = 8192
-
-
-class Tracker(Protocol):
-    """State of one key, and what each of its events, in order, makes of it.
-
-    names: columns written, f of them; inputs: numeric event fields read, c of them; words: float64 words of one key.
-    """
-
-    @property
-    def names(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def inputs(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def words(self) -> int: ...  # noqa: D102
-    @property
-    def labelled(self) -> bool: ...  # noqa: D102
-    @property
-    def fingerprint(self) -> str: ...  # noqa: D102
-
-    def zero(self, states: Floats) -> None:
-        """Make `states`, f64[u, words], those of keys that nothing is known of."""
-
-    def step(
-        self,
-        states: Floats,
-        slot: NDArray[np.int32],
-        port: NDArray[np.uint8],
-        at: NDArray[np.int64],
-        label: Floats,
-        columns: Floats,
-        fresh: NDArray[np.bool_],
-        out: Floats,
-    ) -> None:
-        """Take k events in order: row i is of the key in states[slot[i]], at at[i] ms, with fields columns[i].
-
-        Rows that are not fresh change nothing. `out`, f64[k, f], is filled.
-        """
 
 
 @dataclass(frozen=True)
@@ -157,7 +120,7 @@ class Forecaster:
         fresh: NDArray[np.bool_],
         out: Floats,
     ) -> None:
-        """Learn k observations in order and forecast where one is due; see `Tracker`. out: f64[k, len(names)]."""
+        """Learn k observations in order, and forecast to `out` f64[k, names] where one is due; see `track.Tracker`."""
         kernels.step(states, slot, at, columns, fresh, out, self._plan)
 
     @cached_property

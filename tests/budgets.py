@@ -18,7 +18,7 @@ SETTINGS = 11
 """Parameters of a command, which are flags, and of a function that takes them by name only, as a declaration does."""
 
 LANGUAGES = (".py", ".java")
-HOMES = re.compile(r"(/home/|/root/|/Users/)[a-z]")
+HOMES = re.compile(r"/(home|root|Users)/[a-z]")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -31,7 +31,7 @@ LEAST = 0.1
 
 @kernel
 def step(states: Floats, slot: Slots, at: Ints, columns: Floats, fresh: Flags, out: Floats, plans: Plan) -> None:
-    """Learn row after row, and forecast where one is due; see `operators.forecast.Tracker`. plans: one PLAN."""
+    """Learn row after row, and forecast where one is due; see `operators.track.Tracker`. plans: one PLAN."""
     halves = states.view(np.float32)
     p = plans[0]
     w = Room(

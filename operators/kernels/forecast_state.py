@@ -71,41 +71,15 @@ hits, and how often of late the value lay below and above."""
 ENTRY = 3
 """Halves of an issued forecast: mean (NaN: there is none), lower, upper."""
 
-LAG_TABLE = np.array(
-    [
-        *(
-            (1, 0, 0),
-            (0, 0, 1),
-            (0, 1, 0),
-            (2, 0, 0),
-            (1, 1, 0),
-            (1, 0, 1),
-            (3, 0, 0),
-            (0, 2, 0),
-            (-1, 0, 1),
-            (-1, 1, 0),
-        ),
-        *((4, 0, 0), (0, 3, 0), (0, 4, 0), (0, 5, 0), (0, 6, 0), (5, 0, 0), (6, 0, 0), (7, 0, 0), (8, 0, 0), (0, 0, 2)),
-    ]
-)
+LAG_TABLE = np.array([
+    (1, 0, 0), (0, 0, 1), (0, 1, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (3, 0, 0), (0, 2, 0), (-1, 0, 1), (-1, 1, 0),
+    (4, 0, 0), (0, 3, 0), (0, 4, 0), (0, 5, 0), (0, 6, 0), (5, 0, 0), (6, 0, 0), (7, 0, 0), (8, 0, 0), (0, 0, 2),
+])  # fmt: skip
 """Lags of the least squares on values: offset, times the first season, times the second; most useful first."""
-LAG_TABLE_LOG = np.array(
-    [
-        *(
-            (1, 0, 0),
-            (0, 0, 1),
-            (0, 1, 0),
-            (2, 0, 0),
-            (1, 1, 0),
-            (1, 0, 1),
-            (3, 0, 0),
-            (-1, 1, 0),
-            (-1, 0, 1),
-            (2, 1, 0),
-        ),
-        *((0, 2, 0), (0, -1, 1), (2, 0, 1), (0, 0, 2)),
-    ]
-)
+LAG_TABLE_LOG = np.array([
+    (1, 0, 0), (0, 0, 1), (0, 1, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (3, 0, 0), (-1, 1, 0), (-1, 0, 1), (2, 1, 0),
+    (0, 2, 0), (0, -1, 1), (2, 0, 1), (0, 0, 2),
+])  # fmt: skip
 RAW_TERMS = len(LAG_TABLE) + 1
 LOG_TERMS = len(LAG_TABLE_LOG) + 1
 

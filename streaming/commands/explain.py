@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from schemas.errors import DefinitionError, MillraceError
+from schemas.time import MILLISECONDS
 from streaming import kafka, stack
 from streaming.commands import options
 from streaming.commands.models import Url, registry
@@ -113,7 +114,7 @@ def _told(result: Found) -> list[str]:
     lines = [f"{decision['id']} of {decision['key']}: {', '.join(f'{name} {value}' for name, value in known.items())}"]
     lines.append(f"written {ages['written_ms'] / 1000:,.3f} s after the event's own time")
     if "label" in result:
-        days = ages["label_ms"] / 86_400_000
+        days = ages["label_ms"] / MILLISECONDS["d"]
         lines.append(f"label {result['label']}{' (presumed)' * result['presumed']}, known {days:,.2f} days after it")
     lines.append(f"model {decision['model']}" + (f", sha256 {result['sha256']}" if "sha256" in result else ""))
     if "agrees" in result:

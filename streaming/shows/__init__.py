@@ -48,7 +48,7 @@ class Run:
             raise DefinitionError(
                 f"demo: found events up to {known} in the topic, and {days} simulated days after them would run into "
                 "the future; expected fewer --seconds, or an installation of its own: "
-                "MILLRACE_HOME=/tmp/millrace-demo millrace demo"
+                "MILLRACE_HOME=another-folder millrace demo"
             )
         return start
 

@@ -15,7 +15,7 @@ from streaming.settings import Settings, home_folder, read, unknown
 @given(
     st.builds(
         Settings,
-        home=st.just(Path("/tmp/millrace home")),
+        home=st.just(Path("millrace home").absolute()),
         kafka=st.sampled_from([None, "broker:9092", "a:1,b:2"]),
         redis=st.sampled_from([None, "redis://:secret@cache:6379/3", "rediss://cache:6380/0"]),
         flink=st.sampled_from([None, "http://cluster:8081"]),
