@@ -235,28 +235,36 @@ class Views:
 
     def _merge(self, rows: int) -> None:
         """Move about `rows` rows, and at least one batch, from the inbox to the tables."""
-        while rows > 0:
-            with self._lock:
-                if not self._inbox:
-                    return
-                batch = self._inbox.popleft()
-                self._inbox_rows -= len(batch.keys)
-            size, width = len(batch.keys), len(batch.names)
-            rows -= size
-            if batch.at.shape != (size,) or batch.values.shape != (size, width):
-                found = batch.at.shape, batch.values.shape
-                log.error("views of %s: found shapes %s, expected %s", batch.entity, found, (size, width))
-                self._failed += size
-                continue
-            table = self._tables.get((batch.entity, batch.names))
+        while rows > 0 and (batches := self._next()):
+            entity, _, _, names, _ = batches[0]
+            keys = [key for batch in batches for key in batch.keys]
+            at, values = (np.concatenate([batch[column] for batch in batches]) for column in (2, 4))
+            table = self._tables.get((entity, names))
             if table is None:
-                table = self._tables[batch.entity, batch.names] = Pending(width, self._limit)
-            for i in range(0, size, step := min(self.MERGED, self._limit)):
+                table = self._tables[entity, names] = Pending(len(names), self._limit)
+            rows -= len(keys)
+            for i in range(0, len(keys), step := min(self.MERGED, self._limit)):
                 part = slice(i, i + step)
-                coalesced, dropped = table.merge(batch.keys[part], batch.at[part], batch.values[part])
+                coalesced, dropped = table.merge(keys[part], at[part], values[part])
                 self._coalesced += coalesced
                 self._dropped += dropped
                 time.sleep(5e-5)  # lets the hot path have the interpreter
+
+    def _next(self) -> list[Batch]:
+        """The batches of one kind that have waited longest, together `MERGED` rows or more where there are: one merge
+        of many costs little more than one of a few."""
+        found: list[Batch] = []
+        size = 0
+        with self._lock:
+            while self._inbox and size < self.MERGED:
+                batch = self._inbox[0]
+                if found and (batch.entity, batch.names) != (found[0].entity, found[0].names):
+                    break
+                self._inbox.popleft()
+                found.append(batch)
+                size += len(batch.keys)
+            self._inbox_rows -= size
+        return found
 
     def _send(self, budget: int) -> None:
         """Write up to `budget` keys, an even share for each entity, then whoever has more."""

@@ -7,6 +7,7 @@ machine hits both. CPU time is that of the processes that do the work: the TaskM
 
 import os
 import secrets
+import shutil
 import signal
 import statistics
 import subprocess
@@ -75,8 +76,8 @@ class Ours:
     def __init__(self, reference: Reference, stack: Stack, settings: Settings):
         self._stack, self._settings = stack, settings
         name = f"bench-{reference.name}-{secrets.token_hex(3)}"
-        self._deployment = jobs.deployment(reference, stack, settings, name)
-        topics = self._deployment.topics
+        self.deployment = jobs.deployment(reference, stack, settings, name)
+        topics = self.deployment.topics
         self.events, self.decisions, self.topics = topics.events, topics.decisions, topics.all()
         kafka.create_topics(stack.kafka, {name: {} for name in self.topics}, settings.parallelism)
         self._pids = [part.pid for part in stack.parts if part.name.startswith("taskmanager") and part.pid]
@@ -87,12 +88,14 @@ class Ours:
 
     def start(self) -> None:
         """Deploy."""
-        self._id = jobs.deploy(self._deployment, self._stack, self._settings, fresh=True).id
+        self._id = jobs.deploy(self.deployment, self._stack, self._settings, fresh=True).id
 
     def stop(self) -> None:
-        """Cancel the job; a job that failed in between fails the bench."""
+        """Cancel the job, whose state nobody wants; a job that failed in between fails the bench."""
         failure = flink.failure(self._stack.flink, self._id)
         flink.cancel(self._stack.flink, self._id)
+        for left in (Path("checkpoints", self.deployment.name), Path("flink", "changelog", self._id)):
+            shutil.rmtree(self._settings.home / left, ignore_errors=True)
         if failure:
             raise Unavailable(f"bench: the job failed while it was measured: {failure}")
 
@@ -158,7 +161,8 @@ def systems(reference: Reference, stack: Stack, settings: Settings, beside_raw: 
         yield found
 
 
-def _spawn(verb: str, spec: msgspec.Struct) -> subprocess.Popen[bytes]:
+def spawn(verb: str, spec: msgspec.Struct) -> subprocess.Popen[bytes]:
+    """A process of `streaming.load`."""
     return subprocess.Popen([sys.executable, "-m", "streaming.load", verb, msgspec.json.encode(spec).decode()])
 
 
@@ -181,15 +185,15 @@ class Slice:
     cpu: float
 
 
-def _turn(system: System, workload: str, brokers: str, first: int, rate: float, seconds: float) -> Slice:
+def turn(system: System, workload: str, brokers: str, first: int, rate: float, seconds: float) -> Slice:
     """Send to one system at `rate` for `seconds`, and time what comes back."""
     count = int(rate * seconds)
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "came.npy")
         ends = kafka.end_offsets(brokers, system.decisions)
-        reader = _spawn("read", load.Read(brokers, system.decisions, first, count, seconds + 30, out, ends))
+        reader = spawn("read", load.Read(brokers, system.decisions, first, count, seconds + 30, out, ends))
         start = time.time_ns() + 2_000_000_000 + count * 5_000  # both processes are ready by then
-        sender = _spawn("send", load.Send(brokers, system.events, workload, first, count, rate, start))
+        sender = spawn("send", load.Send(brokers, system.events, workload, first, count, rate, start))
         time.sleep(max(0.0, (start - time.time_ns()) / 1e9))
         before = system.cpu()
         _await(sender, "sender", seconds + 60)
@@ -214,11 +218,11 @@ def latency(
         first, slices = 0, {system.name: list[Slice]() for system in found}
         for system in found:
             say(f"warming {system.name} for {WARM_SECONDS:.0f} s")
-            first += _turn(system, reference.name, stack.kafka, first, rate, WARM_SECONDS).sent
-        for turn in range(turns):
+            first += turn(system, reference.name, stack.kafka, first, rate, WARM_SECONDS).sent
+        for number in range(turns):
             for system in found:
-                say(f"{system.name}: turn {turn + 1} of {turns}, {rate:,.0f} events a second")
-                taken = _turn(system, reference.name, stack.kafka, first, rate, seconds / turns)
+                say(f"{system.name}: turn {number + 1} of {turns}, {rate:,.0f} events a second")
+                taken = turn(system, reference.name, stack.kafka, first, rate, seconds / turns)
                 slices[system.name].append(taken)
                 first += taken.sent
     return {name: _latency_figures(parts, rate) for name, parts in slices.items()}
@@ -246,7 +250,7 @@ def drain(
         with systems(reference, stack, settings, beside_raw) as found:
             for system in found:
                 say(f"round {number + 1} of {rounds}: filling {count:,} events for {system.name}")
-                _await(_spawn("send", load.Send(stack.kafka, system.events, reference.name, 0, count)), "sender", 600)
+                _await(spawn("send", load.Send(stack.kafka, system.events, reference.name, 0, count)), "sender", 600)
                 say(f"round {number + 1} of {rounds}: draining them through {system.name}")
                 figures.setdefault(system.name, []).append(_drain(system, stack.kafka, count))
     return {name: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for name, runs in figures.items()}

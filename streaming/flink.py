@@ -203,7 +203,9 @@ def submit(job: Job, address: str) -> str:
     """
     body: dict[str, object] = {"entryClass": "millrace.Deploy", "programArgsList": [describe(job)]}
     if job.savepoint:
-        body |= {"savepointPath": job.savepoint}
+        # A checkpoint that a job left behind is its successor's to delete, a savepoint is somebody's.
+        owned = job.savepoint.rsplit("/", 1)[-1].startswith("chk-")
+        body |= {"savepointPath": job.savepoint, "claimMode": "CLAIM" if owned else "LEGACY"}
     uploaded = _upload(address)
     try:
         return str(_call(address, "POST", f"/jars/{uploaded}/run", body, seconds=60.0)["jobid"])

@@ -27,6 +27,7 @@ class Send(msgspec.Struct, frozen=True):
     count: int
     rate: float = 0.0
     start_ns: int = 0
+    outcomes: bool = False  # those of the records instead, known since they were due
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -80,6 +81,13 @@ def values(workload: str, first: int, count: int, start_ms: int, step: float) ->
             yield key, b'{"id":"%d","at":%d,"key":"%s","value":%.2f}' % (i, at, key, value)
 
 
+def told(workload: str, first: int, count: int, start_ms: int, step: float) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and JSON values of outcomes of a synthetic load: one in twenty is true."""
+    for i in range(first, first + count):
+        at, label = start_ms + int((i - first) * step), b"true" if i % 20 == 0 else b"false"
+        yield b"%d" % i, b'{"event":"%d","at":%d,"label":%s}' % (i, at, label)
+
+
 def _hours(first: int, count: int) -> Iterator[tuple[bytes, bytes]]:
     """Hourly series with a day's and a week's season, and noise."""
     chance = np.random.default_rng(first)
@@ -97,7 +105,8 @@ def send(spec: Send) -> None:
     start = spec.start_ns or time.time_ns()
     step = 1000.0 / spec.rate if spec.rate else STEP[spec.workload]
     begin = start // 1_000_000 - (0 if spec.rate else int(spec.count * step))  # a full topic lies in the past
-    records = values(spec.workload, spec.first, spec.count, begin, step)
+    of = told if spec.outcomes else values
+    records = of(spec.workload, spec.first, spec.count, begin, step)
     with kafka.Producer(spec.brokers, **{"queue.buffering.max.messages": 1_000_000}) as producer:
         if not spec.rate:
             producer.publish(spec.topic, ((key, value, ()) for key, value in records))

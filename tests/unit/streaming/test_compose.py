@@ -184,6 +184,7 @@ def test_flink_in_containers_is_configured_as_here() -> None:
         "address",
         "size",
         "dir",
+        "path",
         "executable",
         "max",
         "Slots",

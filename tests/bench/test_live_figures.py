@@ -1,0 +1,140 @@
+"""What changes of models and floods of outcomes cost a running job: `pytest -m bench -k live -s`.
+
+Quiet and disturbed turns alternate in one run, so that a slow minute of the machine hits both.
+"""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+from models.artifact import Artifact
+from models.registry import Registry, announcement
+from streaming import bench, kafka, load, settings, stack
+from streaming.bench import Ours
+from streaming.commands.models import publish
+from streaming.workloads import refer
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
+
+RATE, SECONDS, TURNS = 10_000.0, 20.0, 3
+SWAPS = 102
+OUTCOMES, FLOOD = 100.0, 10_000.0
+"""Outcomes a second: of one event in a hundred, and a hundred times as many."""
+
+
+class Decided(msgspec.Struct):
+    """What every decision must have."""
+
+    id: str
+    model: str
+    score: float
+    action: str
+
+
+Beside = Callable[[Ours, str, int], AbstractContextManager[None]]
+"""What goes on beside a turn of a job, given the brokers and the number of the first event of the turn."""
+
+
+def nothing(job: Ours, brokers: str, first: int) -> AbstractContextManager[None]:
+    """Nothing goes on."""
+    return nullcontext()
+
+
+def alternate(learn: bool, quiet: Beside, disturbed: Beside) -> tuple[float, Counter[str]]:
+    """p99 of the disturbed turns over that of the quiet ones, and how many decisions each model made."""
+    chosen = settings.read()
+    services, reference = stack.up(chosen), refer("fraud", {"learn": "true"} if learn else {})
+    found: dict[str, list[np.ndarray[tuple[int], np.dtype[np.float64]]]] = {"quiet": [], "disturbed": []}
+    with bench.systems(reference, services, chosen, beside_raw=False) as (job, *_):
+        assert isinstance(job, Ours)
+        job.start()
+        try:
+            first = bench.turn(job, "fraud", services.kafka, 0, RATE, bench.WARM_SECONDS).sent
+            for _ in range(TURNS):
+                for name, beside in (("quiet", quiet), ("disturbed", disturbed)):
+                    with beside(job, services.kafka, first):
+                        taken = bench.turn(job, "fraud", services.kafka, first, RATE, SECONDS)
+                    assert len(taken.latencies) == taken.sent, f"{name}: decisions are missing"
+                    found[name].append(taken.latencies)
+                    first += taken.sent
+            models = decided_by(services.kafka, job.decisions)
+        finally:
+            job.stop()
+    p50, p99 = ({n: float(np.percentile(np.concatenate(parts), q)) for n, parts in found.items()} for q in (50, 99))
+    print(json.dumps({"p50_ms": p50, "p99_ms": p99, "decided_by": models}))
+    return p99["disturbed"] / p99["quiet"], models
+
+
+def decided_by(brokers: str, topic: str) -> Counter[str]:
+    """How many decisions each model made; each must be whole."""
+    decoder, batches = msgspec.json.Decoder(Decided), kafka.records(brokers, topic)
+    return Counter(decoder.decode(record.value or b"").model for batch in batches for record in batch)
+
+
+def again(artifact: Artifact, number: int) -> Artifact:
+    """The same model as other bytes: another version."""
+    model = onnx.load_model_from_string(artifact.onnx)
+    model.doc_string = str(number)
+    return replace(artifact, onnx=model.SerializeToString())
+
+
+@contextmanager
+def swaps(job: Ours, brokers: str, first: int) -> Iterator[None]:
+    """One of two versions is made champion, in turns, a third of `SWAPS` times during a turn."""
+    name, own = job.deployment.name, job.deployment.plan.workload.model
+    assert isinstance(own, Artifact)
+    registry = Registry(Path(job.deployment.services.registry))
+    versions = [registry.register(name, again(own, number)) for number in range(2)]
+    failures: list[BaseException] = []
+
+    def swap() -> None:
+        try:
+            for number in range(SWAPS // TURNS):
+                registry.promote(name, versions[number % 2], why="bench")
+                publish(brokers, announcement(registry, name))
+                time.sleep(SECONDS / (SWAPS // TURNS))
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    yield
+    thread.join()
+    assert not failures, failures
+
+
+def outcomes(rate: float) -> Beside:
+    """Outcomes of the events before those of the turn, at `rate`."""
+
+    @contextmanager
+    def beside(job: Ours, brokers: str, first: int) -> Iterator[None]:
+        count = int(rate * SECONDS)
+        spec = load.Send(brokers, job.deployment.topics.outcomes, "fraud", first - count, count, rate, outcomes=True)
+        sender = bench.spawn("send", spec)
+        yield
+        assert sender.wait(60) == 0
+
+    return beside
+
+
+def test_live_swaps() -> None:
+    """If this fails, a hundred changes of the model hold up decisions, or some are not made."""
+    ratio, models = alternate(learn=True, quiet=nothing, disturbed=swaps)
+    assert len(models) == 3, models
+    assert ratio <= 1.2
+
+
+def test_live_flood() -> None:
+    """If this fails, a hundred times as many outcomes as usual hold up decisions."""
+    ratio, _ = alternate(learn=True, quiet=outcomes(OUTCOMES), disturbed=outcomes(FLOOD))
+    assert ratio <= 1.1
