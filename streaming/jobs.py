@@ -24,6 +24,10 @@ from streaming.workloads import Reference, resolve
 RUNNING = ("CREATED", "RUNNING", "RESTARTING", "INITIALIZING", "RECONCILING")
 JOIN, EXAMPLES, LEARN = "join", "examples", "learn"
 
+PACE = 50
+"""Milliseconds between two calls of a stage beside the way of an event: stages share an interpreter lock, and each call
+may cost one that decides some time."""
+
 RESIDENT_BYTES = 128 << 20
 """What a stage may keep in Python of states that are in use, on each TaskManager."""
 
@@ -68,7 +72,7 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
     stages = []
     if joined:
         events, outcomes = Port(topics.events, Key("json", "id")), Port(topics.outcomes, Key("json", "event"))
-        stages.append(flink.Stage(JOIN, spec(-1), events, outcomes, ttl_ms=ttl, wait_ms=0))
+        stages.append(flink.Stage(JOIN, spec(-1), events, outcomes, ttl_ms=ttl, wait_ms=0, pace_ms=PACE))
     for stage in compiled.stages:
         if stage.index == 0:
             main = Port(topics.events, Key("record", stage.entity))
@@ -116,9 +120,12 @@ def _learning(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> lis
     served = Port(compiled.stages[-1].entity, Key("row"), frames.PENDING)
     outcomes, taught = Port(topics.outcomes, Key("json", "event")), Port(EXAMPLES, Key("row"), frames.LESSON)
     return [
-        flink.Stage(EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled), wait_ms=horizon),
-        flink.Stage(LEARN, spec(resident.LEARN), taught, parallelism=1),
-    ]
+        flink.Stage(
+            EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled), wait_ms=horizon,
+            pace_ms=PACE,
+        ),
+        flink.Stage(LEARN, spec(resident.LEARN), taught, pace_ms=PACE, parallelism=1),
+    ]  # fmt: skip
 
 
 def running(address: str, name: str) -> flink.Running | None:

@@ -226,9 +226,9 @@ def flink_config(place: Place) -> dict[str, object]:
         "restart-strategy.type": "exponential-delay",
         "restart-strategy.exponential-delay.initial-backoff": "200 ms",
         "restart-strategy.exponential-delay.max-backoff": "5 s",
-        # A killed TaskManager is noticed in seconds; a paused one is given five.
+        # A killed TaskManager is noticed in seconds, as nobody answers at its address; a paused one is given fifteen.
         "heartbeat.interval": "1 s",
-        "heartbeat.timeout": "5 s",
+        "heartbeat.timeout": "15 s",
         # TaskManagers start together with the JobManager and ask again until it is there.
         "cluster.registration.initial-timeout": "100 ms",
         "cluster.registration.max-timeout": "500 ms",

@@ -73,7 +73,9 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private transient IndexedCombinedWatermarkStatus merged;
   private transient long forwarded;
   private transient boolean ticking;
-  private transient int seen;
+  private transient long received;
+  private transient long seen;
+  private transient long called;
   private transient Counter batches;
 
   /**
@@ -205,6 +207,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
     @Override
     public void processElement(StreamRecord<byte[]> record) throws Exception {
+      received++;
       take.accept(record.getValue());
     }
 
@@ -281,15 +284,27 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     }
   }
 
-  /** Runs when the mailbox gets to it: goes round while records keep coming, flushes when none came. */
+  /**
+   * Runs when the mailbox gets to it: goes round while records keep coming, also such as wait here without joining the
+   * batch, flushes when none came and it is time.
+   */
   private void tick() throws Exception {
-    if (calls.size() > seen) {
-      seen = calls.size();
+    long early = stage.paceMs() - (System.nanoTime() - called) / 1_000_000;
+    if (received > seen) {
+      seen = received;
       mailbox.execute(this::tick, "micro-batch");
+    } else if (early > 0) {
+      var clock = getProcessingTimeService();
+      clock.registerTimer(clock.getCurrentProcessingTime() + early, now -> tock());
     } else {
-      ticking = false;
-      flush();
+      tock();
     }
+  }
+
+  private void tock() throws Exception {
+    ticking = false;
+    called = System.nanoTime();
+    flush();
   }
 
   /** Process the batch, then the timers that are due by the event time it reached. */
