@@ -48,6 +48,7 @@ def test_every_record_is_accounted_for(world: Make) -> None:
     send(job, job.topics.outcomes, b"no outcome", b'{"event": "nobody", "at": 1, "label": true}')
     job.reach(len(data.events) // 2)  # the ledger waits for the rest
     wait(lambda: len(job.everything(job.topics.deadletters)) >= 3, 60, "dead letters")
+    wait(lambda: any(b'"evaluation"' in s for s in job.everything(job.topics.signals)), 60, "an evaluation")
     found = closed(job)
     assert found["holds"], json.dumps(found, indent=1)
     n = len(data.events)
