@@ -236,9 +236,10 @@ class Views:
     def _merge(self, rows: int) -> None:
         """Move about `rows` rows, and at least one batch, from the inbox to the tables."""
         while rows > 0 and (batches := self._next()):
-            entity, _, _, names, _ = batches[0]
+            entity, names = batches[0].entity, batches[0].names
             keys = [key for batch in batches for key in batch.keys]
-            at, values = (np.concatenate([batch[column] for batch in batches]) for column in (2, 4))
+            at = np.concatenate([batch.at for batch in batches])
+            values = np.concatenate([batch.values for batch in batches])
             table = self._tables.get((entity, names))
             if table is None:
                 table = self._tables[entity, names] = Pending(len(names), self._limit)
@@ -261,9 +262,15 @@ class Views:
                 if found and (batch.entity, batch.names) != (found[0].entity, found[0].names):
                     break
                 self._inbox.popleft()
-                found.append(batch)
-                size += len(batch.keys)
-            self._inbox_rows -= size
+                rows, width = len(batch.keys), len(batch.names)
+                self._inbox_rows -= rows
+                size += rows
+                if batch.at.shape == (rows,) and batch.values.shape == (rows, width):
+                    found.append(batch)
+                    continue
+                shapes = batch.at.shape, batch.values.shape
+                log.error("views of %s: found shapes %s, expected %s", batch.entity, shapes, (rows, width))
+                self._failed += rows
         return found
 
     def _send(self, budget: int) -> None:

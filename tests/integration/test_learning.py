@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -67,8 +68,17 @@ def test_loop_with_kills(world: Make) -> None:
     assert announced[-1].revision == registry.aliases(name).revision
     assert {v.version for v in announced[-1].challengers} == set(registry.challengers(name))
 
-    # Whether it is scored in time for these events is a race; that it serves is seen in the next test.
-    assert any(v.version.startswith("fraud-forest") for v in announced[-1].challengers), "no challenger was announced"
+    def scored() -> bool:
+        """One more event with its outcome; whether one before it was scored by what was learned."""
+        at = newest + next(later)
+        event = json.loads(data.events[-1]) | {"id": f"later-{at}", "at": at}
+        outcome = {"event": event["id"], "at": at, "label": False}
+        job.publish([json.dumps(event).encode()], [json.dumps(outcome).encode()])
+        examples = map(json.loads, job.everything(job.topics.examples))
+        return any(version.startswith("fraud-forest") for example in examples for version in example["scores"])
+
+    later = count(1)
+    wait(scored, 60, "a challenger to be scored")
 
 
 def test_promotion_by_hand(world: Make, data: Data) -> None:
