@@ -12,22 +12,20 @@ from schemas import frames
 class Counter:
     """Counts records by key (in keyed state) and altogether (in the object), and writes down what it saw.
 
-    Every main record gives one decision, with the number of the batch that it came in; side records are noted by the
-    key, each after `pause` seconds, and come with it (`told`). A value `boom` raises, `bad` is a dead letter, `timer T`
-    sets a timer, `row` sends a row to stage 1, `tag` uses a tag that nobody reads.
+    Every main record gives one decision; side records are noted by the key, each after `pause` seconds,
+    and come with it (`told`). A value `boom` raises, `bad` is a dead letter, `timer T` sets a timer,
+    `row` sends a row to stage 1, `tag` uses a tag that nobody reads.
     """
 
     def __init__(self, spec: str, subtask: int):
         self.spec = json.loads(spec)
         self.subtask = subtask
         self.total = 0
-        self.batches = 0
         self.announced: list[str] = []
 
     def process(self, buffer: bytes) -> bytes:
         """One batch."""
         request = frames.parse_request(buffer)
-        self.batches += 1
         states = [json.loads(state) if state else {"seen": 0, "told": []} for state in request.states()]
         timer = np.full(len(states), frames.NONE, np.int64)
         outputs: list[tuple[int, bytes]] = []
@@ -83,7 +81,6 @@ class Counter:
         decision = {
             "key": key.decode(), "seen": state["seen"], "total": self.total, "value": value, "at": at,
             "told": list(state["told"]), "models": self.announced, "stage": self.spec.get("stage", ""),
-            "batch": self.batches,
         }  # fmt: skip
         return [self._record(frames.DECISION, key, decision)]
 

@@ -1,7 +1,6 @@
 """The micro-batch operator on a real cluster: broker, JobManager, TaskManager, and stages of a few lines."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
@@ -280,21 +279,6 @@ def test_hold(world: World) -> None:
     world.publish("in", [event("a", 605)])
     _told_in_order(world.decisions(lambda d: len(d) >= 61), 60)
     assert time.monotonic() - began < 10, "waited for an outcome that nobody promised"
-
-
-def test_batches_beside_what_waits(world: World) -> None:
-    """If this fails, outcomes that wait beside a batch end it: in a flood of them each event is a call of its own."""
-    events, later = 5_000, 10**9
-    side = Port(world.topic("side"), BY_CARD)
-    world.start(world.job(world.stage(side=side, hold=True)))
-    world.publish("in", [event("a", 0)])
-    world.decisions(lambda d: len(d) >= 1)
-    both = threading.Thread(target=world.publish, args=("side", [event("a", later + i) for i in range(3 * events)]))
-    both.start()
-    world.publish("in", [event("a", 1 + i) for i in range(events)])
-    both.join()
-    found = world.decisions(lambda d: len(d) > events)
-    assert len({d["batch"] for d in found}) < events / 8
 
 
 def test_hold_outlives_a_crash(world: World, settings: Settings) -> None:
