@@ -6,7 +6,6 @@ a model contains and of its golden rows are those of `onnx`; here are rows that 
 """
 
 import math
-import os
 import resource
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models import interpreter
 from models.artifact import Artifact
 from models.onnx import Session
 from schemas.errors import ModelRejected
@@ -30,8 +30,8 @@ BATCHES = (1, 512)  # rows, each batch within the budget
 REPEATS = 5  # of which the fastest counts
 PASSED = "passed"  # the verdict; silence is none
 FAR = 1e9  # as large as a feature gets here: larger sums leave float32
-# Never before those who decide, not even while it imports.
-MAIN = "import os, sys; os.nice(10); sys.path[:0] = sys.argv[1:]; from models import admission; admission.main()"
+NICE = 10  # never before those who decide, not even while it imports
+MAIN = "from models import admission; admission.main()"
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -81,10 +81,7 @@ def admit(
 
 def _tried(trial: Trial) -> str:
     """PASSED, or why `trial` failed."""
-    # Inside a JVM `sys.executable` is whatever Python PATH names.
-    python = Path(sys.exec_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
-    argv = [str(python) if python.exists() else sys.executable, "-P", "-c", MAIN, *filter(os.path.isabs, sys.path)]
-    message = msgspec.msgpack.encode(trial)
+    argv, message = interpreter.command(MAIN, NICE), msgspec.msgpack.encode(trial)
     limit = f"{trial.seconds:g} s"
     try:
         done = subprocess.run(argv, input=message, capture_output=True, timeout=trial.seconds, check=False)

@@ -28,6 +28,10 @@ PACE = 50
 """Milliseconds between two calls of a stage beside the way of an event: stages share an interpreter lock, and each call
 may cost one that decides some time."""
 
+TURN = 3
+"""The same of the stages that an event passes, where there are several: without it, they call Python for two or three
+records each at moderate load, and nothing is left of the processor for what comes besides."""
+
 RESIDENT_BYTES = 128 << 20
 """What a stage may keep in Python of states that are in use, on each TaskManager."""
 
@@ -63,35 +67,22 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
 
 def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: str | None = None) -> Job:
     """The job that runs `deployment`."""
-    topics, compiled, ttl = deployment.topics, deployment.plan, state_ttl(deployment.plan)
-    joined = bool(compiled.labelled)
+    topics, compiled = deployment.topics, deployment.plan
 
     def spec(stage: int) -> str:
         return msgspec.json.encode(StageSpec(deployment.reference, stage, deployment.services, topics.name)).decode()
 
-    stages = []
-    if joined:
-        events, outcomes = Port(topics.events, Key("json", "id")), Port(topics.outcomes, Key("json", "event"))
-        stages.append(flink.Stage(JOIN, spec(-1), events, outcomes, ttl_ms=ttl, wait_ms=0, pace_ms=PACE))
-    for stage in compiled.stages:
-        if stage.index == 0:
-            main = Port(topics.events, Key("record", stage.entity))
-        else:
-            main = Port(compiled.stages[stage.index - 1].entity, Key("row"), frames.ROW + stage.index)
-        side = Port(JOIN, Key("row"), frames.ROW + stage.index) if stage.features.labelled else None
-        rows = RESIDENT_BYTES // (8 * stage.features.width)
-        stages.append(
-            flink.Stage(stage.entity, spec(stage.index), main, side, hold=side is not None, ttl_ms=ttl, rows=rows)
-        )
+    stages = _features(compiled, topics, spec)
     learns = compiled.workload.learning is not None
     if learns:
         stages[-1] = replace(stages[-1], control=MODELS)
         stages += _learning(compiled, topics, spec)
-    timed = joined or learns or len(compiled.stages) > 1
+    truths = bool(compiled.labelled) or learns
+    timed = truths or len(compiled.stages) > 1
     return Job(
         name=deployment.name,
         brokers=brokers,
-        inputs=(Input(topics.events, timed), *((Input(topics.outcomes, True),) if joined or learns else ())),
+        inputs=(Input(topics.events, timed), *((Input(topics.outcomes, True),) if truths else ())),
         stages=tuple(stages),
         sinks={
             frames.DECISION: topics.decisions,
@@ -111,6 +102,26 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
         state=settings.state,
         savepoint=savepoint,
     )
+
+
+def _features(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> list[flink.Stage]:
+    """The stages that an event passes, one for each entity, behind the join of labels where any of them needs it."""
+    events, outcomes = Port(topics.events, Key("json", "id")), Port(topics.outcomes, Key("json", "event"))
+    stages, ttl = [], state_ttl(compiled)
+    if compiled.labelled:
+        stages.append(flink.Stage(JOIN, spec(-1), events, outcomes, ttl_ms=ttl, wait_ms=0, pace_ms=PACE))
+    for stage in compiled.stages:
+        main = Port(topics.events, Key("record", stage.entity))
+        if stage.index:
+            main = Port(compiled.stages[stage.index - 1].entity, Key("row"), frames.ROW + stage.index)
+        side = Port(JOIN, Key("row"), frames.ROW + stage.index) if stage.features.labelled else None
+        stages.append(
+            flink.Stage(
+                stage.entity, spec(stage.index), main, side, hold=side is not None, ttl_ms=ttl,
+                rows=RESIDENT_BYTES // (8 * stage.features.width), pace_ms=TURN if len(compiled.stages) > 1 else 0,
+            )
+        )  # fmt: skip
+    return stages
 
 
 def _learning(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> list[flink.Stage]:

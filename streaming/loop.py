@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -193,10 +194,9 @@ class LearnOperator:
     learns on, and announces later.
     """
 
-    def __init__(self, plan: Plan, topics: Topics, registry: str):
+    def __init__(self, plan: Plan, topics: Topics, registry: str, quality: Callable[[str, dict[str, float]], None]):
         self._name, self._teacher, self._own = topics.name, Teacher(plan), plan.workload.model.version
-        self._registry = Registry(registry)
-        self._loop = Loop(plan.workload.name)
+        self._registry, self._quality = Registry(registry), quality
         self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
         self._verdicts: list[Signal] = []
         self._measured: dict[str, float] = {}  # labels of each version, when its measures went to the registry
@@ -231,7 +231,7 @@ class LearnOperator:
         """The prequential measures of every version, for the metrics and the topic."""
         report = self._teacher.report()
         for name, measures in quality(report, "lineages").items():
-            self._loop.quality(name, measures)
+            self._quality(name, measures)
         for version, measures in quality(report, "versions").items():
             if measures["labels"] > GROWN * self._measured.get(version, 0.0):
                 self._measured[version] = measures["labels"]

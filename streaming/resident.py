@@ -20,6 +20,7 @@ from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
 from schemas.topics import Topics
+from streaming.apart import Apart, Told
 from streaming.arrivals import Arrivals
 from streaming.decider import Decider
 from streaming.engine import Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
@@ -55,7 +56,7 @@ EXAMPLES, LEARN = -2, -3
 """Numbers of the stages of the learning loop, as -1 is that of the join."""
 
 
-def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | ExampleOperator | LearnOperator":
+def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | ExampleOperator | Apart":
     """The stage that `spec`, a `StageSpec` as JSON, names."""
     decoded = msgspec.json.decode(spec, type=StageSpec)
     compiled = plan(resolve(decoded.workload))
@@ -66,11 +67,18 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
     if decoded.stage in (EXAMPLES, LEARN):
         if decoded.stage == EXAMPLES:
             return ExampleOperator(compiled, topics, report=not compiled.labelled)
-        return LearnOperator(compiled, topics, decoded.services.registry)
+        return Apart("streaming.resident:open_learner", spec, Loop(compiled.workload.name).quality)
     serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)
     return FeatureOperator(compiled, topics, compiled.stages[decoded.stage], serving)
+
+
+def open_learner(spec: str, told: Told) -> LearnOperator:
+    """The last stage of the learning loop, where it runs; it tells `told` the quality of each version."""
+    decoded = msgspec.json.decode(spec, type=StageSpec)
+    compiled = plan(resolve(decoded.workload))
+    return LearnOperator(compiled, Topics(decoded.name or compiled.workload.name), decoded.services.registry, told)
 
 
 class _Outputs:

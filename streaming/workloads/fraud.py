@@ -59,10 +59,11 @@ def fraud(
     learn: bool = False,
     explore: float = 0.0,
     compile: str = "1d",
+    share: float = 1.0,
 ) -> Workload:
     """The workload: `model` is a shipped model, the folder of one or "rule"; `review`, `decline` are thresholds of it;
-    with `learn` it learns from outcomes, makes models of that every `compile`, and decides `explore` of what it would
-    decline by chance."""
+    with `learn` it learns from outcomes, those of `share` of what it approves, makes models of that every `compile`,
+    and decides `explore` of what it would decline by chance."""
     return Workload(
         name="fraud",
         event=Transaction,
@@ -92,7 +93,7 @@ def fraud(
         policy=thresholds(review=review, decline=decline, degraded="review"),
         learners=(Logistic(rate=0.002), AdaptiveForest(trees=20, negatives=0.1, features=12)) if learn else (),
         learning=learning(
-            horizon="30d", presume=False, compile=compile, amount="amount", segment="night",
+            horizon="30d", presume=False, share=share, compile=compile, amount="amount", segment="night",
             evaluation=evaluation(costs=Costs(false_alarm=5.0, miss=1.0, by_amount=True, threshold=decline)),
             exploration=exploration(share=explore, salt="fraud") if explore else None,
         ) if learn else None,

@@ -3,6 +3,7 @@ package millrace;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.stream.IntStream;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.runtime.state.KeyedStateBackend;
 import org.apache.flink.runtime.state.VoidNamespace;
@@ -10,6 +11,9 @@ import org.apache.flink.streaming.api.operators.InternalTimerService;
 
 /** The calls of Python of one operator, and the keyed states that go in and come back with them. */
 final class Calls {
+  /** Changed states that may wait: as many as can be handed over at a checkpoint without holding up what comes. */
+  private static final int KEPT = 256;
+
   private final Resident resident;
   private final KeyedStateBackend<String> backend;
   private final ValueState<byte[]> state;
@@ -81,8 +85,10 @@ final class Calls {
       keys.clear();
       return response;
     }
+    int[] late = keys.take(Math.max(0, keys.changed() - KEPT));
     int[] victims = keys.victims();
-    Response response = call(Arrays.stream(victims).filter(keys::isChanged).toArray());
+    Response response = call(IntStream.concat(
+        Arrays.stream(late), Arrays.stream(victims).filter(keys::isChanged)).toArray());
     for (int row : victims) {
       keys.free(row);
     }

@@ -139,7 +139,7 @@ def teach(operator: LearnOperator, records: Sequence[bytes], size: int = 300) ->
 
 def opened(of: Plan, registry: Registry) -> LearnOperator:
     """The operator as a job opens it."""
-    return LearnOperator(of, Topics("small"), str(registry.url))
+    return LearnOperator(of, Topics("small"), str(registry.url), quality=lambda version, measures: None)
 
 
 def serving(announced: Announcement) -> tuple[str | None, list[str]]:
