@@ -128,6 +128,15 @@ class Decider:
         scored = (scores, *shadows)
         return Decided(values, actions, versions, scored, columns, int(degraded.sum()), weight)
 
+    def again(self, events: Events, champion: Session | None) -> Decided:
+        """Decide `events` as `champion` (None: the workload's own model) did before, without challengers."""
+        serving = self._serving
+        self.take(champion, ())
+        try:
+            return self(events)
+        finally:
+            self._serving = serving
+
     def _explored(self, ids: Sequence[str], decisions: list[Decision | None], actions: list[str]) -> F64:
         """Let chance decide some of what is declined; returns what each event weighs as an example, f64[k]."""
         rule = self.plan.workload.learning

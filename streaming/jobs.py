@@ -56,13 +56,11 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
     workload = resolve(reference)
     compiled = plan(workload)
     check_model(compiled)
-    folder = settings.home / "metrics"
-    return Deployment(
-        reference,
-        compiled,
-        Topics(name or workload.name),
-        Services(stack.redis, str(folder), settings.metrics_port, settings.metrics_host, str(settings.home / "models")),
-    )
+    folder, models = str(settings.home / "metrics"), str(settings.home / "models")
+    # Transactions that a crash ends are undone: nothing was said.
+    brokers = "" if settings.delivery == "exactly-once" else stack.kafka
+    services = Services(stack.redis, folder, settings.metrics_port, settings.metrics_host, models, brokers)
+    return Deployment(reference, compiled, Topics(name or workload.name), services)
 
 
 def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: str | None = None) -> Job:

@@ -139,6 +139,14 @@ def end_offsets(brokers: str, topic: str) -> dict[int, int]:
         return {partition: high for partition, (_, high) in _bounds(consumer, brokers, topic).items()}
 
 
+def offsets_since(brokers: str, topic: str, at: int) -> dict[int, int]:
+    """For each partition the offset of its first record with a timestamp of `at` (ms) or later, else its end."""
+    with _reader(brokers) as consumer, _translated(brokers, f"asking what {topic} has since {at}"):
+        bounds = _bounds(consumer, brokers, topic)
+        found = consumer.offsets_for_times([TopicPartition(topic, p, at) for p in bounds], timeout=TIMEOUT)
+        return {one.partition: one.offset if one.offset >= 0 else bounds[one.partition][1] for one in found}
+
+
 def _bounds(consumer: Consumer, brokers: str, topic: str) -> dict[int, tuple[int, int]]:
     """For each partition the offset of its oldest record, and the one that its next will get."""
     known = consumer.list_topics(topic, timeout=TIMEOUT).topics[topic]

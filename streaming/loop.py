@@ -321,7 +321,7 @@ class Models:
         try:
             found = decode(value)
         except ModelRejected as error:
-            self._refused(0, "announcement", error)
+            self.refused(0, "announcement", error)
             return
         if found.workload != self._name or found.revision <= self._revision:
             return
@@ -347,7 +347,7 @@ class Models:
                     kept = admit(fetch(version), features=self._plan.names, budget_ms=self._budget)
                 loaded[version.version] = kept
             except Exception as error:  # of any kind: nobody waits for this thread
-                self._refused(announced.at, version.version, error)
+                self.refused(announced.at, version.version, error)
                 if version is announced.champion:
                     return  # what serves stays
         champion = loaded[announced.champion.version] if announced.champion else None
@@ -355,7 +355,8 @@ class Models:
         with self._lock:
             self._taken, self._sessions, self._ready = announced.revision, loaded, (champion, beside)
 
-    def _refused(self, at: int, model: str, error: Exception) -> None:
+    def refused(self, at: int, model: str, error: Exception) -> None:
+        """Note that a model cannot be used."""
         with self._lock:
             self._signals.append(Signal("refused", self._name, at, {"model": model, "reason": str(error)}))
 

@@ -22,7 +22,7 @@ from schemas.frames import Request
 from schemas.topics import Topics
 from streaming.apart import Apart, Told
 from streaming.arrivals import Arrivals
-from streaming.decider import Decider
+from streaming.decider import Decided, Decider
 from streaming.engine import Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
 from streaming.kernels import read_words
 from streaming.loop import ExampleOperator, LearnOperator, Models, pending
@@ -224,7 +224,9 @@ class FeatureOperator(_Operator):
         self._table = Table(stage)
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, serving.lookup) if stage.last else None
-        self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
+        learns = stage.last and plan.workload.learning is not None
+        self._models = Models(plan, topics.name) if learns else None
+        self._again = serving.again(topics) if learns else None
         self._loop = Loop(plan.workload.name)
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
@@ -326,7 +328,16 @@ class FeatureOperator(_Operator):
         if self._decider is None:
             outputs.add(frames.ROW + self._stage.index + 1, self._rows(events))
             return
-        decided = self._decider(events)
+        if self._again is None:
+            self._said(events, self._decider(events), outputs)
+            return
+        for part, before in self._again.parts(events):
+            if before in ("", self._decider.version):
+                self._said(part, self._decider(part), outputs)
+            else:
+                self._said(part, self._decider.again(part, self._again.session(before)), outputs)
+
+    def _said(self, events: Events, decided: Decided, outputs: _Outputs) -> None:
         pairs = zip(events.entities[0], decided.values, strict=True)
         said = [(key.encode(), value) for key, value in pairs if value is not None]
         outputs.add(frames.DECISION, frames.sinks(said))
@@ -335,6 +346,16 @@ class FeatureOperator(_Operator):
             outputs.add(frames.PENDING, waiting)
             self._loop.joined({"waiting": len(waiting)})
         self._serving.decided(decided)
+
+    def snapshot(self, _: bytes) -> bytes:
+        """What a checkpoint keeps of this object: when it was taken, where models change."""
+        return self._again.snapshot() if self._again else b""
+
+    def restore(self, snapshot: bytes) -> None:
+        """Learn which models decided what comes again."""
+        if self._again is not None and self._models is not None:
+            for version, error in self._again.restore(snapshot):
+                self._models.refused(0, version, error)
 
     def control(self, value: bytes) -> bytes:
         """An announcement of models; before the first batch there is time to take it up at once."""

@@ -297,7 +297,7 @@ def _watch(live: "Live", site: Site, seconds: float, as_json: bool) -> None:
 
 def _told(summary: "Summary", waited: float | None, differing: int) -> str:
     s = summary
-    otherwise = f" ({differing:,} otherwise, as after a restart newer models may decide)" if differing else ""
+    otherwise = f" ({differing:,} otherwise)" if differing else ""
     text = (
         f"\n{s.events:,} events: {s.decisions:,} decisions, {s.deadletters:,} dead letters, {s.lost:,} lost, "
         f"{s.repeated:,} repeated{otherwise}\n"
