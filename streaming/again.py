@@ -6,18 +6,20 @@ decided each of them stands in the decisions topic.
 
 import struct
 import time
-from collections.abc import Callable, Iterator
-from itertools import groupby, islice
+from collections.abc import Iterator
+from itertools import chain, groupby, islice
 
 import msgspec
 import numpy as np
 
-from models.artifact import Artifact
 from models.onnx import Session
+from models.registry import Registry
 from schemas.errors import MillraceError
+from schemas.topics import Topics
 from streaming import kafka
 from streaming.engine import Events
 from streaming.plan import Plan
+from streaming.serving import Services
 
 SLACK = 1000
 """Milliseconds between the clocks of those who write a checkpoint and a decision."""
@@ -42,34 +44,35 @@ _SAID = msgspec.json.Decoder(_Said)
 class Again:
     """Which model decided what comes again; empty where nothing does."""
 
-    def __init__(self, plan: Plan, brokers: str, decisions: str, registry: Callable[[str], Artifact]):
-        self._own = plan.workload.model.version
-        self._brokers, self._topic, self._registry = brokers, decisions, registry
+    def __init__(self, plan: Plan, topics: Topics, services: Services):
+        self._topics, self._services = topics, services
         self._version: dict[str, str] = {}
-        self._sessions: dict[str, Session | None] = {self._own: None}
+        self._sessions: dict[str, Session | None] = {plan.workload.model.version: None}
         self._strange = 0
 
     def snapshot(self) -> bytes:
         """When the checkpoint is taken: what is decided from now on may come again after it."""
         return _TIME.pack(time.time_ns() // 1_000_000)
 
-    def restore(self, snapshot: bytes) -> Iterator[tuple[str, MillraceError]]:
-        """Read what was decided since; gives the versions that are not to be had any more, and why."""
+    def restore(self, snapshot: bytes) -> dict[str, MillraceError]:
+        """Read what was decided since; returns the versions that are not to be had any more, and why."""
+        brokers, decisions = self._services.brokers, self._topics.decisions
         (taken,) = _TIME.unpack(snapshot)
-        start = kafka.offsets_since(self._brokers, self._topic, taken - SLACK)
-        records = (record for batch in kafka.records(self._brokers, self._topic, start) for record in batch)
-        for record in islice(records, MOST):
+        batches = kafka.records(brokers, decisions, kafka.offsets_since(brokers, decisions, taken - SLACK))
+        for record in islice(chain.from_iterable(batches), MOST):
             try:
                 said = _SAID.decode(record.value or b"")
             except msgspec.MsgspecError:  # somebody else wrote that: it decides nothing here
                 continue
             self._version.setdefault(said.id, said.model)
+        lost: dict[str, MillraceError] = {}
         for version in set(self._version.values()) - set(self._sessions):
             try:
-                self._sessions[version] = Session(self._registry(version))
+                self._sessions[version] = Session(Registry(self._services.registry).get(self._topics.name, version))
             except MillraceError as error:
-                yield version, error
-        self._version = {id: version for id, version in self._version.items() if version in self._sessions}
+                lost[version] = error
+        self._version = {id: version for id, version in self._version.items() if version not in lost}
+        return lost
 
     def parts(self, events: Events) -> Iterator[tuple[Events, str]]:
         """`events` in their order, by the version that decided them; "" for those that come for the first time."""

@@ -1,9 +1,9 @@
 """The learning loop on a cluster: two operators behind the last stage, and the way back to it.
 
 Decisions wait by event id for their outcomes (`ExampleOperator`); what comes of both goes to the examples topic and,
-inside the job, to the teacher (`LearnOperator`): its state is part of the same checkpoint, so each example is learned
-once, whatever is killed. New models go to the registry, and `millrace.models` tells the job, which takes them up
-between two batches (`Serving models`, in `FeatureOperator`).
+inside the job, to the teacher (`LearnOperator`, in a process of its own: `streaming.apart`): its state is part of the
+same checkpoint, so each example is learned once, whatever is killed. New models go to the registry, and
+`millrace.models` tells the job, which takes them up between two batches (`Models`, in `FeatureOperator`).
 """
 
 import struct

@@ -20,6 +20,7 @@ from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
 from schemas.topics import Topics
+from streaming.again import Again
 from streaming.apart import Apart, Told
 from streaming.arrivals import Arrivals
 from streaming.decider import Decided, Decider
@@ -58,12 +59,10 @@ EXAMPLES, LEARN = -2, -3
 
 def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | ExampleOperator | Apart":
     """The stage that `spec`, a `StageSpec` as JSON, names."""
-    decoded = msgspec.json.decode(spec, type=StageSpec)
-    compiled = plan(resolve(decoded.workload))
+    decoded, compiled, topics = _read(spec)
     sys.setswitchinterval(SWITCH)
     gc.collect()
     gc.freeze()  # what is loaded by now stays: a full collection over it would hold up a batch
-    topics = Topics(decoded.name or compiled.workload.name)
     if decoded.stage in (EXAMPLES, LEARN):
         if decoded.stage == EXAMPLES:
             return ExampleOperator(compiled, topics, report=not compiled.labelled)
@@ -71,14 +70,20 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
     serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)
-    return FeatureOperator(compiled, topics, compiled.stages[decoded.stage], serving)
+    again = Again(compiled, topics, decoded.services) if decoded.services.brokers else None
+    return FeatureOperator(compiled, topics, compiled.stages[decoded.stage], serving, again)
 
 
 def open_learner(spec: str, told: Told) -> LearnOperator:
     """The last stage of the learning loop, where it runs; it tells `told` the quality of each version."""
+    decoded, compiled, topics = _read(spec)
+    return LearnOperator(compiled, topics, decoded.services.registry, told)
+
+
+def _read(spec: str) -> tuple[StageSpec, Plan, Topics]:
     decoded = msgspec.json.decode(spec, type=StageSpec)
     compiled = plan(resolve(decoded.workload))
-    return LearnOperator(compiled, Topics(decoded.name or compiled.workload.name), decoded.services.registry, told)
+    return decoded, compiled, Topics(decoded.name or compiled.workload.name)
 
 
 class _Outputs:
@@ -216,17 +221,16 @@ def _label_rows(labels: Sequence[Label], stage: Stage, text: int) -> list[bytes]
 
 
 class FeatureOperator(_Operator):
-    """The features of one entity, and after the last entity the decision."""
+    """The features of one entity, and after the last entity the decision; with `again`, as before a crash."""
 
-    def __init__(self, plan: Plan, topics: Topics, stage: Stage, serving: Serving):
+    def __init__(self, plan: Plan, topics: Topics, stage: Stage, serving: Serving, again: Again | None = None):
         super().__init__(plan, topics, serving)
         self._stage = stage
         self._table = Table(stage)
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, serving.lookup) if stage.last else None
-        learns = stage.last and plan.workload.learning is not None
-        self._models = Models(plan, topics.name) if learns else None
-        self._again = serving.again(topics) if learns else None
+        self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
+        self._again = again if self._models else None
         self._loop = Loop(plan.workload.name)
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
@@ -354,7 +358,7 @@ class FeatureOperator(_Operator):
     def restore(self, snapshot: bytes) -> None:
         """Learn which models decided what comes again."""
         if self._again is not None and self._models is not None:
-            for version, error in self._again.restore(snapshot):
+            for version, error in self._again.restore(snapshot).items():
                 self._models.refused(0, version, error)
 
     def control(self, value: bytes) -> bytes:

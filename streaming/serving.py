@@ -12,13 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.registry import Registry
 from operators.redis import Lookup
 from operators.views import Views
 from schemas.codec import DeadLetter
-from schemas.topics import Topics
 from streaming import observe
-from streaming.again import Again
 from streaming.decider import Decided
 from streaming.engine import Events
 from streaming.engine import Lookup as Read
@@ -42,7 +39,6 @@ class Serving:
 
     def __init__(self, plan: Plan, stage: int, services: Services):
         workload = plan.workload
-        self._plan, self._services = plan, services
         self._observer = observe.Observer(workload.name, plan.stages[stage].entity if stage >= 0 else "join")
         if services.metrics_folder:
             observe.serve(Path(services.metrics_folder), services.metrics_port, services.metrics_host)
@@ -66,15 +62,6 @@ class Serving:
     def lookup(self) -> Read | None:
         """Reads features from the online store; None where the plan reads none."""
         return self._lookup.read if self._lookup else None
-
-    def again(self, topics: Topics) -> Again | None:
-        """Which models decided what comes again after a crash; None where what they said does not count then."""
-        services, name = self._services, topics.name
-        if not services.brokers:
-            return None
-        return Again(
-            self._plan, services.brokers, topics.decisions, lambda v: Registry(services.registry).get(name, v)
-        )
 
     def model(self, version: str) -> None:
         """Note which model decides from now on."""

@@ -12,6 +12,7 @@ from schemas import frames
 from schemas.models import encode
 from schemas.topics import Topics
 from streaming import kafka
+from streaming.again import Again
 from streaming.resident import FeatureOperator
 from streaming.serving import Services, Serving
 from streaming.stack import Stack
@@ -29,8 +30,9 @@ class Job:
 
     def __init__(self, services: Stack, topics: Topics, registry: Registry, snapshot: bytes | None = None):
         plan = small()
-        of = Serving(plan, 0, Services(registry=str(registry.url), brokers=services.kafka))
-        self._operator = FeatureOperator(plan, topics, plan.stages[0], of)
+        of = Services(registry=str(registry.url), brokers=services.kafka)
+        again = Again(plan, topics, of)
+        self._operator = FeatureOperator(plan, topics, plan.stages[0], Serving(plan, 0, of), again)
         self._brokers, self._topics, self._registry = services.kafka, topics, registry
         if snapshot is not None:
             self._operator.restore(snapshot)

@@ -40,7 +40,8 @@ import org.apache.flink.util.function.ThrowingConsumer;
 
 /**
  * One keyed stage in Python, called once for each micro-batch. A batch is what has arrived by the time the mailbox
- * gets to it: one record at low load, hundreds at high load, and no timer in between.
+ * gets to it: one record at low load, hundreds at high load; a timer is set only where a stage has to wait for
+ * its turn.
  */
 final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     implements MultipleInputStreamOperator<byte[]>, Triggerable<String, VoidNamespace> {

@@ -8,8 +8,8 @@ import java.util.Map;
 
 /**
  * Which keys Python has the states of, and in which rows. Between two checkpoints a state lives there only: it is
- * handed over, to Flink's keyed state, before a checkpoint, when its row is wanted for another key, and when there is
- * time.
+ * handed over, to Flink's keyed state, before a checkpoint, when its row is wanted for another key, when many others
+ * have changed since, and when there is time.
  */
 final class Rows {
   private final int room;
