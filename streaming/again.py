@@ -1,93 +1,93 @@
-"""What was decided before is decided again by the same model.
+"""What was said of an event is said again in the same bytes.
 
-After a crash the events since the last checkpoint come once more, while another model may serve by now. Which one
-decided each of them stands in the decisions topic.
+After a crash the events since the last checkpoint come once more, and by now another model may serve, an outcome be
+there that was not, the online store answer that did not. What was said of each stands in the decisions topic.
 """
 
-import struct
-import time
-from collections.abc import Iterator
+import logging
+from collections.abc import Mapping
 from itertools import chain, groupby, islice
+from time import time_ns
 
 import msgspec
 import numpy as np
 
-from models.onnx import Session
-from models.registry import Registry
-from schemas.errors import MillraceError
-from schemas.topics import Topics
 from streaming import kafka
 from streaming.engine import Events
-from streaming.plan import Plan
-from streaming.serving import Services
 
 SLACK = 1000
 """Milliseconds between the clocks of those who write a checkpoint and a decision."""
 
-MOST = 2_000_000
-"""Decisions that are looked at; a job that goes back further may decide the rest by another model."""
+MOST = 1_000_000
+"""Decisions that are kept, some 300 bytes each, and events after which they are forgotten; what lies further back is
+decided anew."""
 
-STRANGE = 10_000
-"""Events in a row that were not decided before, after which no more are expected."""
-
-_TIME = struct.Struct("<q")
+log = logging.getLogger("millrace.again")
 
 
-class _Said(msgspec.Struct):
+class Said(msgspec.Struct, frozen=True):
+    """What a decision said, as far as examples and metrics need it; `value` is all of it."""
+
     id: str
     model: str
+    action: str = ""
+    score: float = np.nan
+    explored: bool = False
+    value: bytes = b""
 
 
-_SAID = msgspec.json.Decoder(_Said)
+_SAID = msgspec.json.Decoder(Said)
 
 
 class Again:
-    """Which model decided what comes again; empty where nothing does."""
+    """What was said since the last checkpoint, by event id; each is said once more at most."""
 
-    def __init__(self, plan: Plan, topics: Topics, services: Services):
-        self._topics, self._services = topics, services
-        self._version: dict[str, str] = {}
-        self._sessions: dict[str, Session | None] = {plan.workload.model.version: None}
-        self._strange = 0
+    def __init__(self, brokers: str, topic: str, since: int):
+        """`topic`: of the decisions; `since`: ms, from when on they count where there is no checkpoint."""
+        self._brokers, self._topic, self._since = brokers, topic, since
+        self._taken: list[int] = []
+        self._said: dict[str, Said] | None = None
+        self._left = MOST
 
     def snapshot(self) -> bytes:
-        """When the checkpoint is taken: what is decided from now on may come again after it."""
-        return _TIME.pack(time.time_ns() // 1_000_000)
+        """When the checkpoint is taken: what is said from now on may come again after it."""
+        return msgspec.msgpack.encode(time_ns() // 1_000_000)
 
-    def restore(self, snapshot: bytes) -> dict[str, MillraceError]:
-        """Read what was decided since; returns the versions that are not to be had any more, and why."""
-        brokers, decisions = self._services.brokers, self._topics.decisions
-        (taken,) = _TIME.unpack(snapshot)
-        batches = kafka.records(brokers, decisions, kafka.offsets_since(brokers, decisions, taken - SLACK))
+    def restore(self, snapshot: bytes) -> None:
+        """Begin at the oldest of the snapshots that this is called with."""
+        self._taken.append(max(0, msgspec.msgpack.decode(snapshot, type=int) - SLACK))
+
+    def of(self, events: Events) -> list[tuple[Events, Mapping[int, Said]]]:
+        """`events` in their order, parted by the model that decided them before, each part with what was said of its
+        rows; the events of a part come all again or all for the first time."""
+        if self._said is None:
+            self._said = self._read()
+        if not self._said:
+            return [(events, {})]
+        said = [self._said.pop(id, None) for id in events.ids]
+        self._left -= len(said)
+        if self._left < 0:  # those that were other subtasks' events
+            self._said.clear()
+        parts: list[tuple[Events, Mapping[int, Said]]] = []
+        for _, rows in groupby(range(len(said)), key=lambda row: one.model if (one := said[row]) else ""):
+            chosen = list(rows)
+            keep = np.zeros(len(said), np.bool_)
+            keep[chosen] = True
+            known = {i: one for i, row in enumerate(chosen) if (one := said[row])}
+            parts.append((events.take(keep), known))
+        return parts
+
+    def _read(self) -> dict[str, Said]:
+        found: dict[str, Said] = {}
+        since = min(self._taken, default=self._since)
+        offsets = kafka.offsets_since(self._brokers, self._topic, since)
+        batches = kafka.records(self._brokers, self._topic, offsets)
         for record in islice(chain.from_iterable(batches), MOST):
             try:
                 said = _SAID.decode(record.value or b"")
-            except msgspec.MsgspecError:  # somebody else wrote that: it decides nothing here
+            except msgspec.MsgspecError:  # somebody else wrote that: it says nothing here
                 continue
-            self._version.setdefault(said.id, said.model)
-        lost: dict[str, MillraceError] = {}
-        for version in set(self._version.values()) - set(self._sessions):
-            try:
-                self._sessions[version] = Session(Registry(self._services.registry).get(self._topics.name, version))
-            except MillraceError as error:
-                lost[version] = error
-        self._version = {id: version for id, version in self._version.items() if version not in lost}
-        return lost
-
-    def parts(self, events: Events) -> Iterator[tuple[Events, str]]:
-        """`events` in their order, by the version that decided them; "" for those that come for the first time."""
-        if not self._version:
-            yield events, ""
-            return
-        versions = [self._version.pop(id, "") for id in events.ids]
-        self._strange = 0 if any(versions) else self._strange + len(versions)
-        if self._strange > STRANGE:
-            self._version.clear()
-        for version, rows in groupby(range(len(versions)), key=versions.__getitem__):
-            chosen = np.zeros(len(versions), np.bool_)
-            chosen[list(rows)] = True
-            yield events.take(chosen), version
-
-    def session(self, version: str) -> Session | None:
-        """The session of a version that `parts` named; None for the model of the workload itself."""
-        return self._sessions[version]
+            found.setdefault(said.id, msgspec.structs.replace(said, value=record.value))
+        if len(found) == MOST:
+            log.warning("%s has over %d decisions since %d: later ones may be decided anew", self._topic, MOST, since)
+        return found

@@ -4,8 +4,9 @@ The champion's score decides; challengers score the same rows, and nothing comes
 between two batches only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.exploration import by_chance
 from models.onnx import Session
-from models.policy import Batch
+from models.policy import DIGITS, Batch
 from schemas.codec import encode
 from schemas.decisions import Decision, Explored, Scored
 from schemas.errors import ModelRejected
+from streaming.again import Said
 from streaming.engine import Events, Lookup
 from streaming.plan import Plan, check_model, derive_columns
 
@@ -94,8 +96,8 @@ class Decider:
                 degraded |= ~answered
         return derive_columns(self.plan, events.at, np.concatenate(parts, axis=1)), degraded
 
-    def __call__(self, events: Events) -> Decided:
-        """Decide `events`, whose features are complete."""
+    def __call__(self, events: Events, before: Mapping[int, Said] = MappingProxyType({})) -> Decided:
+        """Decide `events`, whose features are complete; all as `before`, by one model, if that says it of any."""
         if not events.ids:
             none = np.empty(0)
             return Decided([], [], ("",), (none,), np.empty((0, len(self.plan.names))), 0, none)
@@ -123,19 +125,15 @@ class Decider:
             )
         )
         decisions, actions = list(decided), list(taken)
+        for row, said in before.items():
+            actions[row] = self.plan.workload.policy.actions[-1] if said.explored else said.action or actions[row]
         weight = self._explored(events.ids, decisions, actions)
         values = [None if decision is None else encode(decision) for decision in decisions]
         scored = (scores, *shadows)
+        if before:
+            values = [before[row].value for row in range(len(values))]
+            versions, scored = _as_served(before, versions, scored)
         return Decided(values, actions, versions, scored, columns, int(degraded.sum()), weight)
-
-    def again(self, events: Events, champion: Session | None) -> Decided:
-        """Decide `events` as `champion` (None: the workload's own model) did before, without challengers."""
-        serving = self._serving
-        self.take(champion, ())
-        try:
-            return self(events)
-        finally:
-            self._serving = serving
 
     def _explored(self, ids: Sequence[str], decisions: list[Decision | None], actions: list[str]) -> F64:
         """Let chance decide some of what is declined; returns what each event weighs as an example, f64[k]."""
@@ -160,3 +158,15 @@ class Decider:
                     fields = msgspec.structs.asdict(decision) | {"action": rule.exploration.action}
                     decisions[row] = Explored(**fields, explored=True)
         return weight
+
+
+def _as_served(
+    before: Mapping[int, Said], versions: tuple[str, ...], scored: tuple[F64, ...]
+) -> tuple[tuple[str, ...], tuple[F64, ...]]:
+    """Versions and their scores, with the model first that decided before, and what it said then."""
+    model = before[0].model
+    beside = dict(zip(versions, scored, strict=True))
+    computed = beside.pop(model, scored[0])
+    said = np.array([before[row].score for row in range(len(computed))])
+    same = np.isnan(said) | (computed.round(DIGITS) == said)
+    return (model, *beside), (np.where(same, computed, said), *beside.values())

@@ -66,9 +66,12 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
 def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: str | None = None) -> Job:
     """The job that runs `deployment`."""
     topics, compiled = deployment.topics, deployment.plan
+    record = _record(settings, deployment.name)
+    since = record.stat().st_mtime_ns // 1_000_000 if record.exists() else 0
 
     def spec(stage: int) -> str:
-        return msgspec.json.encode(StageSpec(deployment.reference, stage, deployment.services, topics.name)).decode()
+        of = StageSpec(deployment.reference, stage, deployment.services, topics.name, since)
+        return msgspec.json.encode(of).decode()
 
     stages = _features(compiled, topics, spec)
     learns = compiled.workload.learning is not None

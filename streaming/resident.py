@@ -44,13 +44,14 @@ _unpack = msgspec.msgpack.Decoder(Texts).decode
 
 
 class StageSpec(msgspec.Struct, frozen=True):
-    """What the job tells an operator: the workload, which stage of its plan (-1: the join), and the name that its
-    topics go by (empty: the workload's own)."""
+    """What the job tells an operator: the workload, which stage of its plan (-1: the join), the name that its topics go
+    by (empty: the workload's own), and since when (ms) what stands in them counts where it begins anew."""
 
     workload: Reference
     stage: int
     services: Services = Services()
     name: str = ""
+    since: int = 0
 
 
 EXAMPLES, LEARN = -2, -3
@@ -70,8 +71,9 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
     serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)
-    again = Again(compiled, topics, decoded.services) if decoded.services.brokers else None
-    return FeatureOperator(compiled, topics, compiled.stages[decoded.stage], serving, again)
+    stage, brokers = compiled.stages[decoded.stage], decoded.services.brokers
+    again = Again(brokers, topics.decisions, decoded.since) if stage.last and brokers else None
+    return FeatureOperator(compiled, topics, stage, serving, again)
 
 
 def open_learner(spec: str, told: Told) -> LearnOperator:
@@ -221,7 +223,7 @@ def _label_rows(labels: Sequence[Label], stage: Stage, text: int) -> list[bytes]
 
 
 class FeatureOperator(_Operator):
-    """The features of one entity, and after the last entity the decision; with `again`, as before a crash."""
+    """The features of one entity, and after the last entity the decision; with `again`, the same as before a crash."""
 
     def __init__(self, plan: Plan, topics: Topics, stage: Stage, serving: Serving, again: Again | None = None):
         super().__init__(plan, topics, serving)
@@ -230,7 +232,7 @@ class FeatureOperator(_Operator):
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, serving.lookup) if stage.last else None
         self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
-        self._again = again if self._models else None
+        self._again = again
         self._loop = Loop(plan.workload.name)
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
@@ -335,11 +337,8 @@ class FeatureOperator(_Operator):
         if self._again is None:
             self._said(events, self._decider(events), outputs)
             return
-        for part, before in self._again.parts(events):
-            if before in ("", self._decider.version):
-                self._said(part, self._decider(part), outputs)
-            else:
-                self._said(part, self._decider.again(part, self._again.session(before)), outputs)
+        for part, before in self._again.of(events):
+            self._said(part, self._decider(part, before), outputs)
 
     def _said(self, events: Events, decided: Decided, outputs: _Outputs) -> None:
         pairs = zip(events.entities[0], decided.values, strict=True)
@@ -352,14 +351,13 @@ class FeatureOperator(_Operator):
         self._serving.decided(decided)
 
     def snapshot(self, _: bytes) -> bytes:
-        """What a checkpoint keeps of this object: when it was taken, where models change."""
+        """What a checkpoint keeps of this object: of the last stage, when it was taken."""
         return self._again.snapshot() if self._again else b""
 
     def restore(self, snapshot: bytes) -> None:
-        """Learn which models decided what comes again."""
-        if self._again is not None and self._models is not None:
-            for version, error in self._again.restore(snapshot).items():
-                self._models.refused(0, version, error)
+        """Say again what was said since."""
+        if self._again is not None:
+            self._again.restore(snapshot)
 
     def control(self, value: bytes) -> bytes:
         """An announcement of models; before the first batch there is time to take it up at once."""
