@@ -45,9 +45,8 @@ class Again:
     def __init__(self, brokers: str, topic: str, since: int):
         """`topic`: of the decisions; `since`: ms, from when on they count where there is no checkpoint."""
         self._brokers, self._topic, self._since = brokers, topic, since
-        self._taken: list[int] = []
+        self._taken, self._left = list[int](), MOST
         self._said: dict[str, Said] | None = None
-        self._left = MOST
 
     def snapshot(self) -> bytes:
         """When the checkpoint is taken: what is said from now on may come again after it."""

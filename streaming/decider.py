@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
-from models.exploration import by_chance
 from models.onnx import Session
 from models.policy import DIGITS, Batch
 from schemas.codec import encode
@@ -141,23 +140,17 @@ class Decider:
         if rule is None:
             return np.zeros(len(ids))
         names = self.plan.workload.policy.actions
-        quiet = np.array([action == names[0] for action in actions], np.bool_)
-        weight = np.ones(len(ids))
-        if rule.share < 1:
-            rows = np.flatnonzero(quiet)
-            waits = by_chance([ids[i] for i in rows.tolist()], rule.share, "examples")
-            weight[rows] = np.where(waits, 1 / rule.share, 0.0)
+        quiet, declined = (np.array([action == name for action in actions], np.bool_) for name in (names[0], names[-1]))
+        chosen = np.zeros(len(ids), np.bool_)
         if rule.exploration is not None:
-            declined = np.array([action == names[-1] for action in actions], np.bool_)
             chosen = rule.exploration.chosen(ids, declined)
-            weight *= rule.exploration.weight(declined, chosen)
             for row in np.flatnonzero(chosen).tolist():
                 actions[row] = rule.exploration.action
                 decision = decisions[row]
                 if isinstance(decision, Scored):
                     fields = msgspec.structs.asdict(decision) | {"action": rule.exploration.action}
                     decisions[row] = Explored(**fields, explored=True)
-        return weight
+        return rule.weight(ids, quiet, declined, chosen)
 
 
 def _as_served(

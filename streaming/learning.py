@@ -4,13 +4,20 @@ A decision waits for its outcome; the two make an example; examples teach the le
 shadow; what is better by the declared test becomes champion. `streaming.teacher` does all that.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models import rules
-from models.exploration import Exploration
+from models.exploration import Exploration, by_chance
 from models.rules import DriftRule, EvaluationRule, PromotionRule
 from schemas.errors import DefinitionError
 from schemas.time import duration
+
+F64 = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,18 @@ class Learning:
     promotion: PromotionRule
     drift: DriftRule
     exploration: Exploration | None
+
+    def weight(self, ids: Sequence[str], quiet: Flags, declined: Flags, explored: Flags) -> F64:
+        """What each event counts as an example, f64[k], 0 where it waits for no outcome; flags bool[k]: without an
+        alert, with the last action of the policy by score, and of those the ones decided by chance."""
+        weight = np.ones(len(ids))
+        if self.share < 1:
+            rows = np.flatnonzero(quiet)
+            waits = by_chance([ids[i] for i in rows.tolist()], self.share, "examples")
+            weight[rows] = np.where(waits, 1 / self.share, 0.0)
+        if self.exploration is not None:
+            weight *= self.exploration.weight(declined, explored)
+        return weight
 
 
 def learning(

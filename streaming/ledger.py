@@ -2,7 +2,7 @@
 
 Beside the way of an event, over topics as they are: every event ends as exactly one of decision, dead letter and
 suppressed duplicate; what is said of one id twice is said in the same bytes; every outcome ends as one of the kinds
-below, and no example is learned twice. Of a record 49 bytes are kept: the 16-byte hash of its id, where it is, and a
+below, and no example is learned twice. Of a record 50 bytes are kept: the 16-byte hash of its id, where it is, and a
 hash of what it says. Ids can be told apart by `parts` of their hashes, one after the other, where that is too much.
 """
 
@@ -20,17 +20,20 @@ from streaming.learning import Learning
 
 I64 = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Rows = NDArray[np.void]
 
-ROW = np.dtype([("id", "S16"), ("where", "i8"), ("what", "S8"), ("at", "i8"), ("known", "i8"), ("later", "?")])
+ROW = np.dtype([("id", "S16"), ("where", "i8"), ("what", "S8"), ("at", "i8"), ("known", "i8"), ("later", "?"),
+                ("waits", "?")])  # fmt: skip
 """One record: `where` is partition and offset; without an `id`, what has none that can be read; `later`: it was read
-when the ends of the inputs had been noted, and may be about what came behind them."""
+when the ends of the inputs had been noted, and may be about what came behind them; `waits`: for a decision whether it
+waits for its outcome, for an outcome whether an event without an alert would."""
 
 OFFSET = 48
 """Bits of an offset in `where`."""
 
 LOST, UNTAUGHT = "was neither decided nor is it a dead letter", "became no example"
 
-Entry = tuple[bytes, int, bytes, int, int, bool]
+Entry = tuple[bytes, int, bytes, int, int, bool, bool]
 
 
 class CounterExample(NamedTuple):
@@ -45,6 +48,13 @@ class CounterExample(NamedTuple):
 class _Event(msgspec.Struct):
     id: str
     at: int
+
+
+class _Decision(msgspec.Struct):
+    id: str
+    at: int
+    action: str = ""
+    explored: bool = False
 
 
 class _Outcome(msgspec.Struct):
@@ -82,13 +92,16 @@ def _said(*what: object) -> bytes:
 
 
 class Ledger:
-    """What was read of the topics of one workload. `quiet`: its policy leaves decisions out; `learning`: its rule.
+    """What was read of the topics of one workload, by its rule of `learning` and the `actions` of its policy.
 
     Feed `take` with the records of each topic, signals before examples, and ask for `account`.
     """
 
-    def __init__(self, topics: Topics, learning: Learning | None, quiet: bool, part: int = 0, parts: int = 1):
-        self._topics, self._learning, self._quiet = topics, learning, quiet
+    def __init__(
+        self, topics: Topics, learning: Learning | None, actions: Sequence[str], part: int = 0, parts: int = 1
+    ):
+        self._topics, self._learning, self._actions = topics, learning, actions
+        self._quiet = "quiet" in actions  # there are no decisions of those
         self._part, self._parts = part, parts
         inputs = topics.events, topics.outcomes
         self._rows = {name: [np.empty(0, ROW)] for name in (*inputs, topics.decisions, topics.examples)}
@@ -112,37 +125,52 @@ class Ledger:
                 self.learned = max(self.learned, counts.examples + counts.capped + counts.waiting)
             return
         rows: list[Entry] = []
+        asked: list[tuple[str, str, bool]] = []
         for record in records:
             where = record.partition << OFFSET | record.offset
             try:
-                id, what, at, known = self._read(topic, record.value or b"")
+                id, what, at, known, action, explored = self._read(topic, record.value or b"")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                id, what, at, known = "", b"", 0, 0
+                id, what, at, known, action, explored = "", b"", 0, 0, "", False
             if topic == self._topics.events:
                 self._first.setdefault(record.partition, record.offset)
             digest = _id(id) if id else b""
             if (digest or b"\0")[0] % self._parts == self._part:
-                rows.append((digest, where, what, at, known, later))
+                rows.append((digest, where, what, at, known, later, False))
+                asked.append((id, action, explored))
         self._rows[topic].append(np.array(rows, ROW))
+        if self._learning is not None and topic in (self._topics.decisions, self._topics.outcomes):
+            self._rows[topic][-1]["waits"] = self._waits(self._learning, asked)
 
-    def _read(self, topic: str, value: bytes) -> tuple[str, bytes, int, int]:
-        """Id, hash of what is said, time of the event and of its label; 0 where there is none."""
+    def _waits(self, rule: Learning, told: list[tuple[str, str, bool]]) -> Flags:
+        """Whether a decision on this id, with this action, by chance or not, waits for an outcome."""
+        explored = np.array([one[2] for one in told], np.bool_)
+        quiet, last = (np.array([one[1] == a for one in told], np.bool_) for a in (self._actions[0], self._actions[-1]))
+        return np.asarray(rule.weight([one[0] for one in told], quiet & ~explored, last | explored, explored) > 0)
+
+    def _read(self, topic: str, value: bytes) -> tuple[str, bytes, int, int, str, bool]:
+        """Id, hash of what is said, time of the event and of its label, 0 where there is none; action, and whether
+        chance chose it."""
         if topic == self._topics.outcomes:
             outcome = msgspec.json.decode(value, type=_Outcome)
-            return outcome.event, _said(outcome.label, outcome.source), 0, outcome.at
+            return outcome.event, _said(outcome.label, outcome.source), 0, outcome.at, self._actions[0], False
         if topic == self._topics.examples:
             e = msgspec.json.decode(value, type=_Example)
-            return e.event, b"presumed" if e.presumed else _said(e.label, e.source), e.at, e.label_at
+            return e.event, b"presumed" if e.presumed else _said(e.label, e.source), e.at, e.label_at, "", False
+        if topic == self._topics.decisions:
+            decided = msgspec.json.decode(value, type=_Decision)
+            return decided.id, _said(value), decided.at, 0, decided.action, decided.explored
         event = msgspec.json.decode(value, type=_Event)
-        return event.id, _said(value) if topic == self._topics.decisions else b"", event.at, 0
+        return event.id, b"", event.at, 0, "", False
 
     def account(self) -> bool:
         """Close the books over what was taken so far: fills `counts` and `wrong`; whether nothing is wrong."""
         self.counts, self.wrong = {}, []
         rows = {topic: self._all(topic) for topic in self._rows}
-        events = self._events(rows[self._topics.events], rows[self._topics.decisions])
+        decided = self._same(self._topics.decisions, rows[self._topics.decisions])
+        events = self._events(rows[self._topics.events], decided)
         examples = self._same(self._topics.examples, rows[self._topics.examples], by="known")
-        self._outcomes(rows[self._topics.outcomes], events, examples)
+        self._outcomes(rows[self._topics.outcomes], events, decided, examples)
         return not self.wrong
 
     @property
@@ -150,18 +178,18 @@ class Ledger:
         """Whether all that is wrong may be right once a running job has come so far."""
         return all(wrong.kind in (LOST, UNTAUGHT) for wrong in self.wrong)
 
-    def _all(self, topic: str) -> NDArray[np.void]:
+    def _all(self, topic: str) -> Rows:
         """Rows of a topic, the first of each id first."""
         rows = np.concatenate(self._rows[topic])
         self._rows[topic] = [rows]
-        ordered: NDArray[np.void] = rows[np.lexsort((rows["where"], rows["id"]))]
+        ordered: Rows = rows[np.lexsort((rows["where"], rows["id"]))]
         return ordered
 
-    def _fault(self, kind: str, topic: str, rows: NDArray[np.void]) -> None:
+    def _fault(self, kind: str, topic: str, rows: Rows) -> None:
         mask = (1 << OFFSET) - 1
         self.wrong += [CounterExample(kind, topic, w >> OFFSET, w & mask) for w in rows["where"].tolist()]
 
-    def _same(self, topic: str, rows: NDArray[np.void], by: str = "at") -> NDArray[np.void]:
+    def _same(self, topic: str, rows: Rows, by: str = "at") -> Rows:
         """The first row of each id; a fault where a later one says something else."""
         fresh = _fresh(rows)
         first = rows[fresh]
@@ -172,18 +200,17 @@ class Ledger:
         self.counts[name] = {"records": len(rows), "ids": len(first), "repeats": len(rows) - len(first)}
         return first
 
-    def _living(self, topic: str, rows: NDArray[np.void]) -> tuple[NDArray[np.void], int]:
+    def _living(self, topic: str, rows: Rows) -> tuple[Rows, int]:
         """The rows that are no dead letters, and how many are; a fault where one has no id and is none."""
         dead = np.isin(rows["where"], np.array(self._dead[topic], np.int64))
         self._fault("cannot be read and is no dead letter", topic, rows[~dead & (rows["id"] == b"")])
         return rows[~dead & (rows["id"] != b"")], int(dead.sum())
 
-    def _events(self, rows: NDArray[np.void], decisions: NDArray[np.void]) -> NDArray[np.void]:
+    def _events(self, rows: Rows, decided: Rows) -> Rows:
         """Account for events; returns the first row of each id."""
         topic = self._topics.events
         living, dead = self._living(topic, rows)
         first = living[_fresh(living)]
-        decided = self._same(self._topics.decisions, decisions)
         there = np.isin(first["id"], decided["id"])
         if not self._quiet:
             self._fault(LOST, topic, first[~there])
@@ -198,7 +225,7 @@ class Ledger:
         }  # fmt: skip
         return first
 
-    def _outcomes(self, rows: NDArray[np.void], events: NDArray[np.void], examples: NDArray[np.void]) -> None:
+    def _outcomes(self, rows: Rows, events: Rows, decided: Rows, examples: Rows) -> None:
         """Account for outcomes and examples."""
         topic, rule = self._topics.outcomes, self._learning
         living, dead = self._living(topic, rows)
@@ -219,22 +246,23 @@ class Ledger:
         other = there & ~about & ~late
         rest = known & ~there & ~late
         clock = int(examples["known"].max(initial=-1))
-        due = rest & (np.maximum(living["known"], event["at"]) < clock)
-        if rule.share == 1 and rule.exploration is None:
-            self._fault(UNTAUGHT, topic, living[due])
+        decision, loud = _find(living, decided)
+        unsampled = rest & ~np.where(loud, decision["waits"], living["waits"])
+        due = rest & ~unsampled & (np.maximum(living["known"], event["at"]) < clock)
+        self._fault(UNTAUGHT, topic, living[due])
         counts |= {
             "unknown": int((~known & ~there).sum()), "learned": int(learned.sum()),
             "repeated": int(about.sum()) - int(learned.sum()), "corrected": int(other.sum()), "late": int(late.sum()),
-            "waiting": int((rest & ~due).sum()), "unsampled or lost": int(due.sum()),
+            "waiting": int((rest & ~unsampled & ~due).sum()), "unsampled": int(unsampled.sum()), "lost": int(due.sum()),
         }  # fmt: skip
 
 
-def _fresh(rows: NDArray[np.void]) -> Flags:
+def _fresh(rows: Rows) -> Flags:
     """Which rows are the first of their id, of rows by id."""
     return np.append(True, rows["id"][1:] != rows["id"][:-1])[: len(rows)]
 
 
-def _find(rows: NDArray[np.void], among: NDArray[np.void]) -> tuple[NDArray[np.void], Flags]:
+def _find(rows: Rows, among: Rows) -> tuple[Rows, Flags]:
     """For each of `rows` the row of its id `among` (rows by id, each id once), and whether there is one."""
     if not len(among):
         return np.zeros(len(rows), ROW), np.zeros(len(rows), np.bool_)

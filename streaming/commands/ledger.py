@@ -53,8 +53,8 @@ class Books:
         behind."""
         from streaming.ledger import Ledger
 
-        quiet = "quiet" in self._workload.policy.actions
-        ledger = Ledger(self._topics, self._workload.learning, quiet, number, self.parts)
+        rule, actions = self._workload.learning, self._workload.policy.actions
+        ledger = Ledger(self._topics, rule, actions, number, self.parts)
         for topic, ends in self.ends.items():
             for batch in kafka.records(self._brokers, topic, until=ends):
                 ledger.take(topic, batch)

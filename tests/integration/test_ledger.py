@@ -54,7 +54,7 @@ def test_every_record_is_accounted_for(world: Make) -> None:
     n = len(data.events)
     assert found["events"] == {"records": n + 3, "decided": n, "dead": 2, "duplicates": 1, "lost": 0}
     outcomes = found["outcomes"]
-    assert (outcomes["dead"], outcomes["unknown"], outcomes["unsampled or lost"]) == (1, 1, 0)
+    assert (outcomes["dead"], outcomes["unknown"], outcomes["unsampled"], outcomes["lost"]) == (1, 1, 0, 0)
     assert outcomes["learned"] == found["examples"]["ids"] > 0
     assert 0 < found["learned"] <= found["examples"]["ids"]
     assert sum(count for kind, count in outcomes.items() if kind != "records") == outcomes["records"]

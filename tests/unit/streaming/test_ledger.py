@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.exploration import exploration
+from models.exploration import by_chance, exploration
 from schemas.topics import Topics
 from streaming.kafka import Record
 from streaming.learning import learning
@@ -16,6 +16,7 @@ from streaming.ledger import LOST, UNTAUGHT, Ledger, together
 TOPICS = Topics("small")
 DAY = 86_400_000
 RULE = learning(horizon="10d", presume=False)
+ACTIONS = "approve", "review", "decline"
 Values = list[bytes]
 
 
@@ -73,7 +74,7 @@ def ledgers(topics: dict[str, list[Record]], parts: int = 1, **options: object) 
     """Closed accounts of these topics."""
     made = []
     for part in range(parts):
-        given = {"learning": RULE, "quiet": False} | options
+        given = {"learning": RULE, "actions": ACTIONS} | options
         ledger = Ledger(TOPICS, part=part, parts=parts, **given)  # type: ignore[arg-type]
         for topic, batch in topics.items():
             for record in batch:
@@ -94,7 +95,7 @@ def test_what_is_right_is_accounted_for(parts: int) -> None:
         "examples": {"records": 4, "ids": 3, "repeats": 1},
         "outcomes": {
             "records": 9, "dead": 1, "unknown": 1, "learned": 2, "repeated": 1, "corrected": 1, "late": 3,
-            "waiting": 0, "unsampled or lost": 0,
+            "waiting": 0, "unsampled": 0, "lost": 0,
         },
     }  # fmt: skip
     assert max(one.learned for one in made) == 3
@@ -144,14 +145,7 @@ def test_what_is_wrong_is_found(name: str) -> None:
 
 
 def test_what_a_job_has_still_to_do_is_no_fault() -> None:
-    """A job that runs is accused because of what came after the ends of its inputs were noted, or of sampling."""
-    topics = good()
-    break_, *_ = FAULTS["a lost outcome"]
-    break_(topics)
-    sampled = learning(horizon="10d", presume=False, exploration=exploration(share=0.1, action="review", salt="s"))
-    for rule in (learning(horizon="10d", presume=False, share=0.5), sampled):
-        (ledger,) = ledgers(topics, learning=rule)
-        assert (ledger.wrong, ledger.counts["outcomes"]["unsampled or lost"]) == ([], 2)
+    """A job that runs is accused because of what came after the ends of its inputs were noted."""
     (ledger,) = ledgers(good())
     ledger.take(TOPICS.decisions, records([event("new")]), later=True)
     ledger.take(TOPICS.examples, records([example("c", DAY, 4 * DAY)]), later=True)
@@ -159,9 +153,35 @@ def test_what_a_job_has_still_to_do_is_no_fault() -> None:
     topics = good()
     topics[TOPICS.events] = topics[TOPICS.events][1:]  # retention
     topics[TOPICS.decisions] = topics[TOPICS.decisions][:2]
-    (ledger,) = ledgers(topics, quiet=True, learning=None)
+    (ledger,) = ledgers(topics, actions=("quiet", "alarm"), learning=None)
     assert ledger.wrong == []
     assert ledger.counts["events"]["quiet"] == 2
+
+
+def decision(id: str, action: str, **more: object) -> bytes:
+    """A decision."""
+    return json.dumps({"id": id, "at": DAY, "action": action} | more).encode()
+
+
+def test_what_never_waited_is_told_from_what_was_lost() -> None:
+    """A lost outcome passes for one of an event that was not chosen, or an event that was not chosen for a loss."""
+    explores = exploration(share=0.1, action="review", salt="s")
+    rule = learning(horizon="10d", presume=False, share=0.5, exploration=explores)
+    ids = [f"e{i}" for i in range(40)]
+    taught = [id for id, waits in zip(ids, by_chance(ids, 0.5, "examples").tolist(), strict=True) if waits]
+    said = dict.fromkeys(ids, "approve") | {"alert": "review", "declined": "decline", "chance": "review"}
+    at = dict.fromkeys(said, 2 * DAY) | {"alert": 3 * DAY}  # learned last: by then the others are due
+    topics = {
+        TOPICS.decisions: records(decision(id, action, explored=id == "chance") for id, action in said.items()),
+        TOPICS.examples: records(example(id, DAY, at[id]) for id in (*taught[1:], "alert")),
+        TOPICS.events: records(map(event, said)),
+        TOPICS.outcomes: records(outcome(id, at[id]) for id in said),
+    }
+    (ledger,) = ledgers(topics, learning=rule)
+    counts = ledger.counts["outcomes"]
+    assert (counts["learned"], counts["unsampled"], counts["lost"]) == (len(taught), len(ids) - len(taught) + 1, 2)
+    lost = [list(said).index(id) for id in (taught[0], "chance")]
+    assert {(one.kind, one.offset) for one in ledger.wrong} == {(UNTAUGHT, offset) for offset in lost}
 
 
 @settings(max_examples=100, deadline=None)
