@@ -67,7 +67,8 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
     if decoded.stage in (EXAMPLES, LEARN):
         if decoded.stage == EXAMPLES:
             return ExampleOperator(compiled, topics, report=not compiled.labelled)
-        return Apart("streaming.resident:open_learner", spec, Loop(compiled.workload.name).quality)
+        loop = Loop(compiled.workload.name)
+        return Apart("streaming.resident:open_learner", spec, loop.quality, loop.behind)
     serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)
