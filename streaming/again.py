@@ -84,9 +84,10 @@ class Again:
         for record in islice(chain.from_iterable(batches), MOST):
             try:
                 said = _SAID.decode(record.value or b"")
-            except msgspec.MsgspecError:  # somebody else wrote that: it says nothing here
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # of somebody else: it says nothing here
                 continue
-            found.setdefault(said.id, msgspec.structs.replace(said, value=record.value))
+            if said.model:
+                found.setdefault(said.id, msgspec.structs.replace(said, value=record.value))
         if len(found) == MOST:
             log.warning("%s has over %d decisions since %d: later ones may be decided anew", self._topic, MOST, since)
         return found

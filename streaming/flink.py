@@ -63,8 +63,7 @@ class Stage:
     keeps the states between two checkpoints, 0 where it gets and gives them with each batch; wait_ms: a main record
     of a key without a state waits in its stead, and Python is not called until something else comes for the key, or
     that much event time has passed (0: only for something else, -1: no record waits); pace_ms: how long Python is not
-    called again unless a batch is full; beats: after `pace_ms` it is called without records, too, since it may have put
-    out something meanwhile; parallelism: 0 for that of the job.
+    called again unless a batch is full; parallelism: 0 for that of the job.
     """
 
     uid: str
@@ -77,7 +76,6 @@ class Stage:
     rows: int = 0
     wait_ms: int = -1
     pace_ms: int = 0
-    beats: bool = False
     parallelism: int = 0
     opener: str = "streaming.resident:open_stage"
 

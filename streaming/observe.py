@@ -133,8 +133,6 @@ class Metrics:
         self.examples = self._counter("examples", "Decisions and outcomes, by what the join made of them", "kind")
         labels = ["workload", "model", "measure"]
         self.quality = Gauge("millrace_prequential", "Measured before the label", labels, registry=self.registry)
-        name, text = "millrace_learner_behind", "Micro-batches of examples that are not learned yet"
-        self.behind = Gauge(name, text, ["workload"], registry=self.registry)
         labels = ["workload", "model"]
         self.model = Gauge("millrace_model_info", "1: the model that decides", labels, registry=self.registry)
         self.views = ViewTotals()
@@ -249,10 +247,6 @@ class Loop:
         """Note prequential measures of a version."""
         for name, value in measures.items():
             self._metrics.quality.labels(self._workload, version, name).set(value)
-
-    def behind(self, batches: int) -> None:
-        """Note how far the learner is behind what it was given."""
-        self._metrics.behind.labels(self._workload).set(batches)
 
 
 _ports: dict[int, int] = {}

@@ -67,8 +67,7 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
     if decoded.stage in (EXAMPLES, LEARN):
         if decoded.stage == EXAMPLES:
             return ExampleOperator(compiled, topics, report=not compiled.labelled)
-        loop = Loop(compiled.workload.name)
-        return Apart("streaming.resident:open_learner", spec, loop.quality, loop.behind)
+        return Apart("streaming.resident:open_learner", spec, Loop(compiled.workload.name).quality)
     serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)

@@ -143,9 +143,6 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     if (stage.rows() > 0) {
       tidyLater();
     }
-    if (stage.beats()) {
-      beatLater();
-    }
   }
 
   @Override
@@ -353,19 +350,6 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private void tidyLater() {
     var clock = getProcessingTimeService();
     clock.registerTimer(clock.getCurrentProcessingTime() + TIDY_MS, now -> tidy());
-  }
-
-  /** Fetch what Python has put out meanwhile. */
-  private void beat() throws Exception {
-    if (calls.size() == 0) {
-      emit(calls.run());
-    }
-    beatLater();
-  }
-
-  private void beatLater() {
-    var clock = getProcessingTimeService();
-    clock.registerTimer(clock.getCurrentProcessingTime() + stage.paceMs(), now -> beat());
   }
 
   // Out
