@@ -78,16 +78,18 @@ class Again:
 
     def _read(self) -> dict[str, Said]:
         found: dict[str, Said] = {}
+        read = 0
         since = min(self._taken, default=self._since)
         offsets = kafka.offsets_since(self._brokers, self._topic, since)
         batches = kafka.records(self._brokers, self._topic, offsets)
         for record in islice(chain.from_iterable(batches), MOST):
+            read += 1
             try:
                 said = _SAID.decode(record.value or b"")
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # of somebody else: it says nothing here
                 continue
             if said.model:
                 found.setdefault(said.id, msgspec.structs.replace(said, value=record.value))
-        if len(found) == MOST:
-            log.warning("%s has over %d decisions since %d: later ones may be decided anew", self._topic, MOST, since)
+        if read == MOST:
+            log.warning("%s has %d decisions since %d, or more: those may be decided anew", self._topic, MOST, since)
         return found

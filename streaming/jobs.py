@@ -66,8 +66,7 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
 def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: str | None = None) -> Job:
     """The job that runs `deployment`."""
     topics, compiled = deployment.topics, deployment.plan
-    record = _record(settings, deployment.name)
-    since = record.stat().st_mtime_ns // 1_000_000 if record.exists() else 0
+    since = _remembered(settings, deployment.name) // 1_000_000
 
     def spec(stage: int) -> str:
         of = StageSpec(deployment.reference, stage, deployment.services, topics.name, since)
@@ -192,10 +191,8 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
 def newest(name: str, settings: Settings) -> str | None:
     """Where job `name` can go on: at the savepoint of its last `stop`, or at the last checkpoint of a run since then
     that ended otherwise, with its JobManager for example. None where it has to begin with the oldest event."""
-    record = _record(settings, name)
-    since, savepoint = 0, None
-    if record.exists():
-        since, savepoint = record.stat().st_mtime_ns, json.loads(record.read_text())["savepoint"]
+    since = _remembered(settings, name)
+    savepoint = json.loads(_record(settings, name).read_text())["savepoint"] if since else None
     taken, checkpoint = max(_checkpoints(settings.home / "checkpoints" / name), default=(0, None))
     return checkpoint.as_uri() if checkpoint is not None and taken > since else savepoint
 
@@ -222,6 +219,12 @@ def stop(name: str, stack: Stack, settings: Settings, folder: str | None = None)
 def _remember(settings: Settings, name: str, savepoint: str | None) -> None:
     """Note where job `name` goes on, None for the beginning; older checkpoints no longer count."""
     _record(settings, name).write_text(json.dumps({"savepoint": savepoint}))
+
+
+def _remembered(settings: Settings, name: str) -> int:
+    """When that was noted, ns since the epoch; 0: never."""
+    record = _record(settings, name)
+    return record.stat().st_mtime_ns if record.exists() else 0
 
 
 def overrides(name: str, settings: Settings) -> dict[str, str] | None:
