@@ -109,15 +109,16 @@ service while it is down may be given the very port that it calls, and the servi
 
 
 def free_ports(count: int, wanted: Iterable[int] = ()) -> list[int]:
-    """`count` ports of 127.0.0.1 that are free now: the wanted ones where they are, any others where not."""
+    """`count` different ports of 127.0.0.1 that are free now: the wanted ones where they are, any others where not."""
     ports: list[int] = []
     with ExitStack() as held:
         for wish in [*wanted, *[0] * count][:count]:
             sock = held.enter_context(socket.socket())
             # Servers set this too: a port whose old connections linger in TIME_WAIT is free to them.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Two that only bind do not see each other, hence `ports`.
             chances = (random.choice(SERVED) for _ in SERVED)
-            ports.append(next(port for port in chain([wish], chances) if port and _bound(sock, port)))
+            ports.append(next(p for p in chain([wish], chances) if p and p not in ports and _bound(sock, p)))
     return ports
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from streaming import stack
-from tests.world import Data, World
+from tests.world import Data, World, wait
 
 pytestmark = pytest.mark.services
 Make = Callable[..., World]
@@ -66,6 +66,7 @@ def test_jobmanager(world: Make, data: Data) -> None:
     job.publish(data.events[:half], data.outcomes)
     job.deploy()
     job.reach(half // 2)
+    wait(lambda: job.checkpoints() > 0, 30.0, "a checkpoint to go on from")
     job.kill("jobmanager")
     job.mend()
     job.publish(data.events[half:])
