@@ -16,14 +16,6 @@ from streaming import kafka
 
 ID = b'"id":"'
 
-QUIET: dict[str, int | bool] = {
-    "queue.buffering.max.messages": 1_000_000,
-    # An idempotent producer of librdkafka 2.16 spins while the broker holds up its requests, and two of them starve a
-    # broker beside them for seconds, so that it goes on. What one sends twice is suppressed like any duplicate.
-    "enable.idempotence": False,
-}
-"""How a sender differs from other producers: it must not disturb."""
-
 
 class Send(msgspec.Struct, frozen=True):
     """Records `first` to `first + count` of a workload's load, `rate` a second (0: as fast as possible)."""
@@ -115,7 +107,7 @@ def send(spec: Send) -> None:
     begin = start // 1_000_000 - (0 if spec.rate else int(spec.count * step))  # a full topic lies in the past
     of = told if spec.outcomes else values
     records = of(spec.workload, spec.first, spec.count, begin, step)
-    with kafka.Producer(spec.brokers, **QUIET) as producer:
+    with kafka.Producer(spec.brokers) as producer:
         if not spec.rate:
             producer.publish(spec.topic, ((key, value, ()) for key, value in records))
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streaming import stack
+from streaming import kafka, stack
 from tests.world import Data, World, wait
 
 pytestmark = pytest.mark.services
@@ -88,3 +88,24 @@ def test_hung_broker_in_a_backfill(world: Make, data: Data) -> None:
     finally:
         stack.kill(job.settings, "kafka", signal.SIGCONT)
     job.finish(data.expected)
+
+
+def test_publisher_leaves_the_cores_to_a_hung_broker(world: Make) -> None:
+    """If this fails, a publisher spins while its broker holds requests up, and takes the core that the broker needs."""
+    job = world()
+    topic = job.topics.events
+    busy: list[float] = []
+    with kafka.Producer(job.services.kafka) as producer:
+        for number in range(6):
+            producer.publish(topic, [(b"k", b"{}", ())] * 20)
+            time.sleep(0.1 + number / 100)  # requests are in flight at another moment each time
+            stack.kill(job.settings, "kafka", signal.SIGSTOP)
+            try:
+                began, used = time.monotonic(), time.process_time()
+                while time.monotonic() - began < 0.4:
+                    producer.publish(topic, [(b"k", b"{}", ())])
+                    time.sleep(0.002)
+                busy.append((time.process_time() - used) / 0.4)
+            finally:
+                stack.kill(job.settings, "kafka", signal.SIGCONT)
+    assert max(busy) < 0.6, busy

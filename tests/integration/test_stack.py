@@ -248,7 +248,8 @@ class TestKafka:
         topic = "transactions"
         kafka.create_topics(running.kafka, {topic: {}})
         for value, commit in ((b"kept", True), (b"aborted", False)):
-            producer = kafka.Producer(running.kafka, **{"transactional.id": f"test-{commit}"})
+            exactly_once = {"transactional.id": f"test-{commit}", "enable.idempotence": True}
+            producer = kafka.Producer(running.kafka, **exactly_once)
             client = producer._client
             client.init_transactions(10)
             client.begin_transaction()
