@@ -22,9 +22,18 @@ SMALL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 BUSY = ("-XX:+UseG1GC",)
 """For a JVM through which every record passes."""
 
-BATCHING = (*BUSY, "-XX:G1HeapRegionSize=8m")
-"""For a TaskManager. What goes to Python and back is one array of up to some megabytes for each batch; in smaller
-regions G1 would treat each as humongous."""
+LARGE = 4096
+"""MiB of heap from which on a full collection would stop a TaskManager for more than two seconds or so."""
+
+
+def batching(heap: int) -> tuple[str, ...]:
+    """Options of a TaskManager with `heap` MiB. What is young there either dies at once or waits for outcomes for days,
+    so it is copied once; a heap that starts small is collected twice as often. The parallel collector takes 7 % of CPU
+    less than G1 and pauses for half as long, but now and then for seconds where the heap is large.
+    """
+    # What goes to Python and back is one array of up to some megabytes: G1 would treat it as humongous.
+    collector = (*BUSY, "-XX:G1HeapRegionSize=8m") if heap > LARGE else ("-XX:+UseParallelGC",)
+    return (*collector, f"-Xms{heap}m", "-XX:MaxTenuringThreshold=1")
 
 
 def command(

@@ -316,8 +316,8 @@ def jobmanager(place: Place) -> Launch:
 def taskmanager(place: Place) -> Launch:
     """One TaskManager; its ports are the system's choice."""
     entrypoint = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
-    heap = f"{place.settings.heap}m"
-    return flink_process(place, heap, jvm.BATCHING, entrypoint, f"taskmanager.resource-id={place.id}")
+    heap = place.settings.heap
+    return flink_process(place, f"{heap}m", jvm.batching(heap), entrypoint, f"taskmanager.resource-id={place.id}")
 
 
 def rest(address: str, path: str, seconds: float = 2.0) -> object:

@@ -26,6 +26,11 @@ final class Calls {
 
   private final long waitMs;
 
+  /** When the last checkpoint was taken, and how long after the one before, ns. */
+  private long checkpointed = System.nanoTime();
+
+  private long period;
+
   /**
    * `rows`: of how many keys Python keeps the states from call to call (0: it gets and gives them with each);
    * `waitMs`: for how much event time a main record may wait in place of a state (0: for any, -1: none waits).
@@ -73,9 +78,9 @@ final class Calls {
     return batch.full();
   }
 
-  /** How many states Python has changed since it handed them over. */
-  int waiting() {
-    return keys.changed();
+  /** Whether Python has changed states since it handed them over. */
+  boolean waiting() {
+    return keys.changed() > 0;
   }
 
   /** Process the batch. */
@@ -85,8 +90,8 @@ final class Calls {
       keys.clear();
       return response;
     }
-    // Where batches are full, keys change many times between checkpoints, and nobody waits for one record.
-    int[] late = keys.take(full() ? 0 : Math.max(0, keys.changed() - KEPT));
+    // Where batches are full, nobody waits for one record: what a checkpoint finds then may take its time.
+    int[] late = keys.take(full() || early() ? 0 : Math.min(2 * batch.size() + KEPT / 8, keys.changed() - KEPT));
     int[] victims = keys.victims();
     Response response = call(IntStream.concat(
         Arrays.stream(late), Arrays.stream(victims).filter(keys::isChanged)).toArray());
@@ -100,6 +105,21 @@ final class Calls {
   /** Write some of the states that Python keeps to keyed state. The batch must be empty. */
   void handOver() throws Exception {
     call(keys.take(batch.capacity()));
+  }
+
+  /** Whether the next checkpoint is so far away that what is handed over now will often have changed again by then. */
+  boolean early() {
+    return System.nanoTime() - checkpointed < period / 2;
+  }
+
+  /** Write all of the states that Python keeps to keyed state, for a checkpoint. */
+  void checkpoint() throws Exception {
+    while (keys.changed() > 0) {
+      handOver();
+    }
+    long now = System.nanoTime();
+    period = now - checkpointed;
+    checkpointed = now;
   }
 
   private Response call(int[] handed) throws Exception {

@@ -170,9 +170,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   @Override
   public void snapshotState(StateSnapshotContext context) throws Exception {
     super.snapshotState(context);
-    while (calls.waiting() > 0) {
-      calls.handOver();
-    }
+    calls.checkpoint();
     order.write();
     caughtUp.update(List.of(order.live() ? deployment : ""));
     byte[] snapshot = resident.call("snapshot", new byte[0]);
@@ -341,7 +339,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
   /** Now and then, where there is time: what is handed over now does not hold up the next checkpoint. */
   private void tidy() throws Exception {
-    if (calls.size() == 0 && calls.waiting() > 0) {
+    if (calls.size() == 0 && calls.waiting() && !calls.early()) {
       calls.handOver();
     }
     tidyLater();

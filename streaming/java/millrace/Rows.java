@@ -99,9 +99,9 @@ final class Rows {
     return after[row] >= 0;
   }
 
-  /** The `count` rows that changed first, or all, from now on taken for handed over. */
+  /** The `count` rows that changed first, or all, or none, from now on taken for handed over. */
   int[] take(int count) {
-    int[] taken = new int[Math.min(count, changed)];
+    int[] taken = new int[Math.max(0, Math.min(count, changed))];
     for (int i = 0; i < taken.length; i++) {
       taken[i] = after[end];
       unchanged(taken[i]);
