@@ -161,7 +161,7 @@ class Views:
         prefix: str,
         max_pending: int = 50_000,
         interval: float = 0.05,
-        rate: int = 5_000,
+        rate: int = 2_000,
         ttl: float | None = None,
         timeout: float = 0.1,
     ) -> None:

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Protocol
 
 import msgspec
@@ -33,8 +33,8 @@ from streaming.workloads import Reference, resolve
 Say = Callable[[str], None]
 Result = dict[str, float]
 
-WARM_SECONDS = 30.0
-"""Load before anything is measured: the JVM compiles what runs hot."""
+WARM_SECONDS = 60.0
+"""Load before anything is measured: the JVM compiles what runs hot, in the background on the same two cores."""
 
 WARM_SHARE = 0.2
 """The first share of a drained topic, which is not measured."""
@@ -244,16 +244,18 @@ def _latency_figures(parts: Sequence[Slice], rate: float) -> Result:
 def drain(
     reference: Reference, stack: Stack, settings: Settings, count: int, beside_raw: bool, say: Say, rounds: int = 3
 ) -> dict[str, Result]:
-    """Events a second through a topic that holds `count` before the system starts: the median of `rounds`."""
+    """Events a second through a topic that holds `count` before the system starts: the median of `rounds`, behind one
+    that is not counted."""
     figures: dict[str, list[Result]] = {}
-    for number in range(rounds):
+    for number in range(rounds + 1):
+        what = f"round {number} of {rounds}" if number else "warming"
         with systems(reference, stack, settings, beside_raw) as found:
             for system in found:
-                say(f"round {number + 1} of {rounds}: filling {count:,} events for {system.name}")
+                say(f"{what}: filling {count:,} events for {system.name}")
                 _await(spawn("send", load.Send(stack.kafka, system.events, reference.name, 0, count)), "sender", 600)
-                say(f"round {number + 1} of {rounds}: draining them through {system.name}")
+                say(f"{what}: draining them through {system.name}")
                 figures.setdefault(system.name, []).append(_drain(system, stack.kafka, count))
-    return {name: {key: statistics.median(r[key] for r in runs) for key in runs[0]} for name, runs in figures.items()}
+    return {name: {key: median(r[key] for r in runs) for key in runs[0]} for name, (_, *runs) in figures.items()}
 
 
 def _drain(system: System, brokers: str, count: int) -> Result:

@@ -4,6 +4,7 @@ Pure and printable (`millrace describe`); the runners execute it and add nothing
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class Plan:
         """How many fields of an event are mappings."""
         return sum(field.room > 0 for field in self.workload.fields)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Every column that a model can read: numeric event fields, then features by stage, read and derived."""
         read = tuple(feature.name for feature in self.enriched)

@@ -11,7 +11,7 @@ import org.apache.flink.streaming.api.operators.InternalTimerService;
 
 /** The calls of Python of one operator, and the keyed states that go in and come back with them. */
 final class Calls {
-  /** Changed states that may wait: as many as can be handed over at a checkpoint without holding up what comes. */
+  /** States that are handed over in one call, and that may wait for a checkpoint: more would hold up what comes. */
   private static final int KEPT = 256;
 
   private final Resident resident;
@@ -104,7 +104,7 @@ final class Calls {
 
   /** Write some of the states that Python keeps to keyed state. The batch must be empty. */
   void handOver() throws Exception {
-    call(keys.take(batch.capacity()));
+    call(keys.take(KEPT));
   }
 
   /** Whether the next checkpoint is so far away that what is handed over now will often have changed again by then. */
