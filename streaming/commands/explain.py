@@ -35,17 +35,16 @@ def register(app: typer.Typer) -> None:
     app.command("explain")(explain_command)
 
 
-def find(brokers: str, topic: str, field: str, id: str, advance: Callable[[int], None]) -> tuple[Found, int] | None:
-    """The first record of `topic` whose `field` is `id`, and its timestamp (ms); reads from the beginning."""
-    text = msgspec.json.encode(id)
+def find(brokers: str, topic: str, field: str, id: str, advance: Callable[[int], None]) -> list[tuple[Found, int]]:
+    """The records of `topic` whose `field` is `id`, each with its timestamp (ms); reads from the beginning."""
+    text, found = msgspec.json.encode(id), list[tuple[Found, int]]()
     for batch in kafka.records(brokers, topic):
         for record in batch:
-            if record.value is not None and text in record.value:
-                value = msgspec.json.decode(record.value, type=Found)
-                if value.get(field) == id:
-                    return value, record.timestamp
+            body = record.value or b""
+            value = msgspec.json.decode(body, type=Found) if text in body else {}
+            found += [(value, record.timestamp)] * (value.get(field) == id)
         advance(len(batch))
-    return None
+    return found
 
 
 def again(workload: "Workload", decision: Found, features: Found, url: str | None) -> Found:
@@ -84,16 +83,16 @@ def explain_command(workload: Name, id: Id, url: Url = None, set: Set = None, as
     total = sum(sum(kafka.end_offsets(brokers, topic).values()) for topic in (topics.decisions, topics.examples))
     with options.progress("read", total, as_json) as (bar, task):
         decided = find(brokers, topics.decisions, "id", id, lambda count: bar.advance(task, count))
-        served = find(brokers, topics.examples, "event", id, lambda count: bar.advance(task, count))
-    if decided is None:
+        examples = find(brokers, topics.examples, "event", id, lambda count: bar.advance(task, count))
+    if not decided:
         raise DefinitionError(f"found no decision {id!r} on {topics.decisions}; `millrace tail {workload}` shows ids")
-    decision, written = decided
-    result: Found = {"decision": decision, "ages": {"written_ms": written - decision["at"]}}
-    if served is None:
+    decision, when = decided[0]
+    result: Found = {"decision": decision, "ages": {"written_ms": when - decision["at"]}, "repeats": len(decided) - 1}
+    if not examples:
         why = "its outcome is not known yet" if definition.learning else "this declaration has no learning"
         result["missing"] = f"features are published with the example, on {topics.examples}; there is none: {why}"
     else:
-        example, _ = served
+        example, _ = examples[0]
         result["ages"] |= {"label_ms": example["label_at"] - example["at"]}
         result |= {name: example[name] for name in ("label", "presumed", "features", "scores")}
         try:
@@ -118,6 +117,8 @@ def _told(result: Found) -> list[str]:
         lines.append(f"label {result['label']}{' (presumed)' * result['presumed']}, known {days:,.2f} days after it")
     lines.append(f"model {decision['model']}" + (f", sha256 {result['sha256']}" if "sha256" in result else ""))
     if "agrees" in result:
-        verdict = "as served" if result["agrees"] else f"NOT the {decision.get('score')} that was served"
+        # What is said again is said as it was.
+        why = ": after a failure features were computed again, outcomes had come between" if result["repeats"] else ""
+        verdict = "as served" if result["agrees"] else f"NOT the {decision.get('score')} that was served{why}"
         lines.append(f"computed again: {result['score_again']:.6f}, {verdict}")
     return lines + ([result["missing"]] if "missing" in result else [])

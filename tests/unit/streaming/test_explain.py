@@ -52,8 +52,11 @@ def test_the_served_score_is_found_again(tmp_path: Path) -> None:
             assert sizes == sorted(sizes, reverse=True)
             wrong = again(workload, decision | {"score": decision["score"] + 1e-6}, features, url)
             assert not wrong["agrees"]
+            about = {"decision": decision, "ages": {"written_ms": 5}, "repeats": 1} | wrong
+            assert "outcomes had come between" in "\n".join(_told(about))
+            assert "come between" not in "\n".join(_told(about | {"repeats": 0}))
             ages = {"ages": {"written_ms": 5, "label_ms": 86_400_000}, "label": True, "presumed": False}
-            assert "as served" in "\n".join(_told({"decision": decision} | ages | found))
+            assert "as served" in "\n".join(_told({"decision": decision, "repeats": 0} | ages | found))
     decision, features = served(own)[0]
     with pytest.raises(DefinitionError, match="'value'"):
         again(replace(own, model=artifact), decision | {"model": artifact.version}, features | {"value": None}, None)
