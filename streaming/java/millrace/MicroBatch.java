@@ -64,6 +64,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
   private transient KeyedStateBackend<String> backend;
   private transient ValueState<byte[]> state;
+  private transient ValueState<byte[]> log;
   private transient ListState<byte[]> snapshots;
   private transient ListState<String> caughtUp;
   private transient BroadcastState<String, byte[]> announced;
@@ -108,13 +109,16 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     snapshots = store.getListState(new ListStateDescriptor<>("resident", BYTES));
     caughtUp = store.getUnionListState(new ListStateDescriptor<>("caught-up", Types.STRING));
     announced = store.getBroadcastState(new MapStateDescriptor<>("control", Types.STRING, BYTES));
-    var descriptor = new ValueStateDescriptor<>("state", BYTES);
+    var whole = new ValueStateDescriptor<>("state", BYTES);
+    var since = new ValueStateDescriptor<>("log", BYTES);
     if (stage.ttlMs() > 0) {
-      var ttl = StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).cleanupIncrementally(1, false);
-      descriptor.enableTimeToLive(ttl.build());
+      var ttl = StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).cleanupIncrementally(1, false).build();
+      whole.enableTimeToLive(ttl);
+      since.enableTimeToLive(ttl);
     }
     backend = getKeyedStateBackend();
-    state = context.getKeyedStateStore().getState(descriptor);
+    state = context.getKeyedStateStore().getState(whole);
+    log = stage.rows() > 0 ? context.getKeyedStateStore().getState(since) : null;
     boolean live = context.isRestored();
     for (String one : caughtUp.get()) {
       live &= one.equals(deployment);
@@ -129,7 +133,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     forwarded = Frames.NONE;
     InternalTimerService<VoidNamespace> timers =
         getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
-    calls = new Calls(resident, backend, state, timers, new Batch(maxRecords, maxBytes), stage.rows(), stage.waitMs());
+    Batch batch = new Batch(maxRecords, maxBytes);
+    calls = new Calls(resident, backend, state, log, timers, batch, stage.rows(), stage.waitMs());
     mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
     batches = getMetricGroup().counter("batches");
     getMetricGroup().gauge("held", order::held);
