@@ -17,10 +17,6 @@ final class Calls {
   private final Resident resident;
   private final KeyedStateBackend<String> backend;
   private final ValueState<byte[]> state;
-
-  /** What came for a key since its state was written: Python folds it again. */
-  private final ValueState<byte[]> log;
-
   private final InternalTimerService<VoidNamespace> timers;
   private final Batch batch;
   private final Rows keys;
@@ -40,12 +36,11 @@ final class Calls {
    * `waitMs`: for how much event time a main record may wait in place of a state (0: for any, -1: none waits).
    */
   Calls(
-      Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state, ValueState<byte[]> log,
+      Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state,
       InternalTimerService<VoidNamespace> timers, Batch batch, int rows, long waitMs) {
     this.resident = resident;
     this.backend = backend;
     this.state = state;
-    this.log = log;
     this.timers = timers;
     this.batch = batch;
     this.keeps = rows > 0;
@@ -131,29 +126,24 @@ final class Calls {
     List<Batch.Admitted> admitted = new ArrayList<>();
     for (int row : keys.admitted()) {
       backend.setCurrentKey(keys.key(row));
-      admitted.add(new Batch.Admitted(row, keys.key(row), state.value(), keeps ? log.value() : null));
+      admitted.add(new Batch.Admitted(row, keys.key(row), state.value()));
     }
     Response response = new Response(resident.call("process", batch.request(admitted, handed)), handed.length);
-    response.forEachKey((i, fresh, isLog, timer) -> keep(keys.key(handed[i]), fresh, isLog, timer));
+    response.forEachKey((i, fresh, timer) -> keep(keys.key(handed[i]), fresh, timer));
     batch.clear();
     return response;
   }
 
-  /** A key's new state (null: unchanged, empty: cleared) or what came for it since, and its timer. */
-  private void keep(String key, byte[] fresh, boolean isLog, long timer) throws Exception {
+  /** A key's new state (null: unchanged, empty: cleared), and its timer. */
+  private void keep(String key, byte[] fresh, long timer) throws Exception {
     if (fresh == null && timer == Frames.NONE) {
       return;
     }
     backend.setCurrentKey(key);
-    if (isLog) {
-      log.update(fresh);
-    } else if (fresh != null && fresh.length == 0) {
+    if (fresh != null && fresh.length == 0) {
       state.clear();
     } else if (fresh != null) {
       state.update(fresh);
-      if (keeps && log.value() != null) {
-        log.clear();
-      }
     }
     if (timer != Frames.NONE) {
       timers.registerEventTimeTimer(VoidNamespace.INSTANCE, timer);

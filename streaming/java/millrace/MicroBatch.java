@@ -64,7 +64,6 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
   private transient KeyedStateBackend<String> backend;
   private transient ValueState<byte[]> state;
-  private transient ValueState<byte[]> log;
   private transient ListState<byte[]> snapshots;
   private transient ListState<String> caughtUp;
   private transient BroadcastState<String, byte[]> announced;
@@ -109,16 +108,13 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     snapshots = store.getListState(new ListStateDescriptor<>("resident", BYTES));
     caughtUp = store.getUnionListState(new ListStateDescriptor<>("caught-up", Types.STRING));
     announced = store.getBroadcastState(new MapStateDescriptor<>("control", Types.STRING, BYTES));
-    var whole = new ValueStateDescriptor<>("state", BYTES);
-    var since = new ValueStateDescriptor<>("log", BYTES);
+    var descriptor = new ValueStateDescriptor<>("state", BYTES);
     if (stage.ttlMs() > 0) {
-      var ttl = StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).cleanupIncrementally(1, false).build();
-      whole.enableTimeToLive(ttl);
-      since.enableTimeToLive(ttl);
+      var ttl = StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).cleanupIncrementally(1, false);
+      descriptor.enableTimeToLive(ttl.build());
     }
     backend = getKeyedStateBackend();
-    state = context.getKeyedStateStore().getState(whole);
-    log = stage.rows() > 0 ? context.getKeyedStateStore().getState(since) : null;
+    state = context.getKeyedStateStore().getState(descriptor);
     boolean live = context.isRestored();
     for (String one : caughtUp.get()) {
       live &= one.equals(deployment);
@@ -133,8 +129,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     forwarded = Frames.NONE;
     InternalTimerService<VoidNamespace> timers =
         getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
-    Batch batch = new Batch(maxRecords, maxBytes);
-    calls = new Calls(resident, backend, state, log, timers, batch, stage.rows(), stage.waitMs());
+    calls = new Calls(resident, backend, state, timers, new Batch(maxRecords, maxBytes), stage.rows(), stage.waitMs());
     mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
     batches = getMetricGroup().counter("batches");
     getMetricGroup().gauge("held", order::held);
