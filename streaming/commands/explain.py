@@ -117,8 +117,8 @@ def _told(result: Found) -> list[str]:
         lines.append(f"label {result['label']}{' (presumed)' * result['presumed']}, known {days:,.2f} days after it")
     lines.append(f"model {decision['model']}" + (f", sha256 {result['sha256']}" if "sha256" in result else ""))
     if "agrees" in result:
-        # What is said again is said as it was.
-        why = ": after a failure features were computed again, outcomes had come between" if result["repeats"] else ""
+        # What is said again is said as it was; why its features differ cannot be seen from here.
+        why = "; decided again after a failure, outcomes may have come between" if result["repeats"] else ""
         verdict = "as served" if result["agrees"] else f"NOT the {decision.get('score')} that was served{why}"
         lines.append(f"computed again: {result['score_again']:.6f}, {verdict}")
     return lines + ([result["missing"]] if "missing" in result else [])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from models.policy import DIGITS
 from schemas.topics import Topics
 from streaming import kafka
 from streaming.commands import options
@@ -78,6 +79,8 @@ def _explained(job: World) -> None:
         example = json.loads(value)
         decided = find(job.services.kafka, topics.decisions, "id", example["event"], lambda _: None)
         told = again(job.workload, decided[0][0], example["features"], str(job.settings.home / "models"))
+        model, score = decided[0][0]["model"], decided[0][0]["score"]
+        assert round(example["scores"][model], DIGITS) == score
         # What was decided before the kill is said again as it was, also where outcomes have changed its features.
         assert told["agrees"] or len(decided) > 1, (decided, told["score_again"])
     assert find(job.services.kafka, topics.decisions, "id", "nobody", lambda _: None) == []
