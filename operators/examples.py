@@ -37,7 +37,7 @@ class ExampleJoin:
         if not state:
             return WAITING + _AT.pack(at) + served, at + self._horizon, "waiting"
         if state[:1] != EARLY:
-            return state, None, "repeated"
+            return state, self._ends(state), "repeated"
         known, label, length = _TRUTH.unpack_from(state, 1)
         if known > at + self._horizon:
             return WAITING + _AT.pack(at) + served, at + self._horizon, "too-late"
@@ -54,13 +54,17 @@ class ExampleJoin:
             return state, None, "repeated" if state[1] == label else "too-late"
         (origin,) = _AT.unpack_from(state, 1)
         if at > origin + self._horizon:
-            return state, None, "too-late"
+            return state, self._ends(state), "too-late"
         known, served = max(at, origin), 1 + _AT.size
         if kind == DUE:
             _, _, length = _TRUTH.unpack_from(state, served)
             served += _TRUTH.size + length
         told = DUE + _AT.pack(origin) + _TRUTH.pack(known, label, len(text)) + text + state[served:]
         return told, known, "corrected" if kind == DUE else "joined"
+
+    def _ends(self, state: bytes) -> int | None:
+        """When a decision that waits is not waited for any longer: who calls may have forgotten that it was asked."""
+        return _AT.unpack_from(state, 1)[0] + self._horizon if state[:1] == WAITING else None
 
     def due(self, state: bytes, now: int) -> tuple[bytes, Due | None, str]:
         """The time that was asked for has come."""

@@ -62,8 +62,9 @@ class Stage:
     their event time; ttl_ms: how long the state of a silent key is kept, 0 for ever; rows: of how many keys Python
     keeps the states between two checkpoints, 0 where it gets and gives them with each batch; wait_ms: a main record
     of a key without a state waits in its stead, and Python is not called until something else comes for the key, or
-    that much event time has passed (0: only for something else, -1: no record waits); pace_ms: how long Python is not
-    called again unless a batch is full; parallelism: 0 for that of the job.
+    that much event time has passed (0: only for something else, -1: no record waits); from then on Python keeps it, in
+    a state, and time passes for it when Python asks for a timer; pace_ms: how long Python is not called again unless a
+    batch is full; parallelism: 0 for that of the job.
     """
 
     uid: str

@@ -24,7 +24,16 @@ final class Calls {
   /** Whether Python keeps states from call to call, until they are handed over. */
   private final boolean keeps;
 
+  /** What waits in place of a state; null where nothing does. */
+  private final Waiting waiting;
+
+  /** Whether states are in memory anyway: of what waits elsewhere, memory might not hold all. */
+  private final boolean inMemory;
+
   private final long waitMs;
+
+  /** By row: what waited until this batch. */
+  private final byte[][] waited;
 
   /** When the last checkpoint was taken, and how long after the one before, ns. */
   private long checkpointed = System.nanoTime();
@@ -33,10 +42,11 @@ final class Calls {
 
   /**
    * `rows`: of how many keys Python keeps the states from call to call (0: it gets and gives them with each);
-   * `waitMs`: for how much event time a main record may wait in place of a state (0: for any, -1: none waits).
+   * `waitMs`: for how much event time a main record may wait in place of a state (0: for any); `waiting`: null where
+   * none may.
    */
   Calls(
-      Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state,
+      Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state, Waiting waiting,
       InternalTimerService<VoidNamespace> timers, Batch batch, int rows, long waitMs) {
     this.resident = resident;
     this.backend = backend;
@@ -44,30 +54,64 @@ final class Calls {
     this.timers = timers;
     this.batch = batch;
     this.keeps = rows > 0;
+    this.waiting = waiting;
+    this.inMemory = backend.getBackendTypeIdentifier().equals("hashmap");
     this.waitMs = waitMs;
-    this.keys = new Rows(Math.max(rows, 4 * batch.capacity()), batch.capacity());
+    int capacity = Math.max(rows, 4 * batch.capacity());
+    this.keys = new Rows(capacity, batch.capacity());
+    this.waited = new byte[waiting == null ? 0 : capacity][];
   }
 
   void put(int port, String key, byte[] frame) throws Exception {
-    if (port != Frames.MAIN || waitMs < 0 || !waits(key, frame)) {
+    if (waiting == null || keys.has(key)) {
       batch.add(port, keys.of(key), frame);
+      return;
     }
+    byte[] before = waiting.take(key);
+    if (before == null && port == Frames.MAIN && waits(key, frame)) {
+      return;
+    }
+    int row = keys.of(key);
+    waited[row] = before;
+    batch.add(port, row, frame);
   }
 
-  /** Leave a record where its key has no state yet, nor a record in this batch, which would have to go before it. */
+  /** Leave a record where its key has no state yet. */
   private boolean waits(String key, byte[] frame) throws Exception {
-    if (keys.has(key)) {
-      return false;
-    }
     backend.setCurrentKey(key);
     if (state.value() != null) {
       return false;
+    }
+    if (inMemory) {
+      waiting.add(key, frame);
+      return true;
     }
     state.update(Frames.waiting(frame));
     if (waitMs > 0) {
       timers.registerEventTimeTimer(VoidNamespace.INSTANCE, Frames.at(frame) + waitMs);
     }
     return true;
+  }
+
+  /** When one that waits has waited long enough; `Frames.LIVE`: none ever has. */
+  long due() {
+    return waiting == null ? Frames.LIVE : waiting.due();
+  }
+
+  /** The timer of the first that is due. */
+  void time() throws Exception {
+    long due = waiting.due();
+    String key = waiting.next();
+    if (key != null) {
+      time(key, due);
+    }
+  }
+
+  /** The timer of a key. */
+  void time(String key, long due) throws Exception {
+    byte[] time = new byte[Long.BYTES];
+    Frames.putLong(time, 0, due);
+    put(Frames.TIMER, key, time);
   }
 
   int size() {
@@ -112,8 +156,11 @@ final class Calls {
     return System.nanoTime() - checkpointed < period / 2;
   }
 
-  /** Write all of the states that Python keeps to keyed state, for a checkpoint. */
+  /** Write all of the states that Python keeps to keyed state, for a checkpoint, and what waits. */
   void checkpoint() throws Exception {
+    if (waiting != null) {
+      waiting.write();
+    }
     while (keys.changed() > 0) {
       handOver();
     }
@@ -126,20 +173,24 @@ final class Calls {
     List<Batch.Admitted> admitted = new ArrayList<>();
     for (int row : keys.admitted()) {
       backend.setCurrentKey(keys.key(row));
-      admitted.add(new Batch.Admitted(row, keys.key(row), state.value()));
+      byte[] before = waiting == null ? null : waited[row];
+      admitted.add(new Batch.Admitted(row, keys.key(row), before == null ? state.value() : before));
     }
     Response response = new Response(resident.call("process", batch.request(admitted, handed)), handed.length);
-    response.forEachKey((i, fresh, timer) -> keep(keys.key(handed[i]), fresh, timer));
+    response.forEachKey((i, fresh, timer) -> keep(handed[i], fresh, timer));
     batch.clear();
     return response;
   }
 
   /** A key's new state (null: unchanged, empty: cleared), and its timer. */
-  private void keep(String key, byte[] fresh, long timer) throws Exception {
+  private void keep(int row, byte[] fresh, long timer) throws Exception {
+    if (fresh == null && waiting != null && waited[row] != null) {
+      throw new IllegalStateException("found no state for " + keys.key(row) + ", expected what came of what waited");
+    }
     if (fresh == null && timer == Frames.NONE) {
       return;
     }
-    backend.setCurrentKey(key);
+    backend.setCurrentKey(keys.key(row));
     if (fresh != null && fresh.length == 0) {
       state.clear();
     } else if (fresh != null) {

@@ -64,6 +64,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
 
   private transient KeyedStateBackend<String> backend;
   private transient ValueState<byte[]> state;
+  private transient Waiting waiting;
   private transient ListState<byte[]> snapshots;
   private transient ListState<String> caughtUp;
   private transient BroadcastState<String, byte[]> announced;
@@ -115,6 +116,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     }
     backend = getKeyedStateBackend();
     state = context.getKeyedStateStore().getState(descriptor);
+    var task = getRuntimeContext().getTaskInfo();
+    waiting = stage.waitMs() < 0 ? null : new Waiting(backend, task, mainKey, stage.waitMs(), stage.ttlMs());
     boolean live = context.isRestored();
     for (String one : caughtUp.get()) {
       live &= one.equals(deployment);
@@ -129,7 +132,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     forwarded = Frames.NONE;
     InternalTimerService<VoidNamespace> timers =
         getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
-    calls = new Calls(resident, backend, state, timers, new Batch(maxRecords, maxBytes), stage.rows(), stage.waitMs());
+    Batch batch = new Batch(maxRecords, maxBytes);
+    calls = new Calls(resident, backend, state, waiting, timers, batch, stage.rows(), stage.waitMs());
     mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
     batches = getMetricGroup().counter("batches");
     getMetricGroup().gauge("held", order::held);
@@ -309,25 +313,38 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   /** Process the batch, then the timers that are due by the event time it reached. */
   private void flush() throws Exception {
     run();
-    if (order.clock() != Frames.NONE && getTimeServiceManager().isPresent()) {
-      getTimeServiceManager().get().advanceWatermark(new Watermark(order.clock()));
+    if (order.clock() != Frames.NONE) {
+      for (long due = calls.due(); due <= order.clock(); due = calls.due()) {
+        advance(due);
+        calls.time();
+        runIfFull();
+      }
+      advance(order.clock());
       run();
+    }
+  }
+
+  private void advance(long time) throws Exception {
+    if (getTimeServiceManager().isPresent()) {
+      getTimeServiceManager().get().advanceWatermark(new Watermark(time));
     }
   }
 
   @Override
   public void onEventTime(InternalTimer<String, VoidNamespace> timer) throws Exception {
-    byte[] time = new byte[Long.BYTES];
-    Frames.putLong(time, 0, timer.getTimestamp());
-    calls.put(Frames.TIMER, timer.getKey(), time);
-    if (calls.full()) {
-      run();
-    }
+    calls.time(timer.getKey(), timer.getTimestamp());
+    runIfFull();
   }
 
   @Override
   public void onProcessingTime(InternalTimer<String, VoidNamespace> timer) {
     throw new IllegalStateException("found a timer in processing time, expected none: " + timer);
+  }
+
+  private void runIfFull() throws Exception {
+    if (calls.full()) {
+      run();
+    }
   }
 
   private void run() throws Exception {

@@ -127,6 +127,73 @@ def test_rows(twin: Twin, room: int, data: st.DataObject) -> None:
     assert {key: max(stored.get(key, 0), dict(table.values()).get(key, 0)) for key in every} == Counter(every)
 
 
+KEYS = st.lists(st.sampled_from(["Aa", "BB"]), max_size=4).map("".join)
+"""Of the same length, their hashes are the same in Java."""
+
+STEPS = st.lists(st.tuples(st.sampled_from("cccttwr"), KEYS, st.integers(0, 400)), max_size=80)
+
+
+@given(STEPS)
+def test_pool(twin: Twin, steps: list[tuple[str, str, int]]) -> None:
+    """What waits is lost, mixed up or comes twice, at once or after a crash; or what was taken is kept for ever."""
+    waits, written = dict[str, bytes](), dict[str, bytes]()
+    sent, expected = list[bytes](), list[tuple[bytes, int, int]]()
+    for number, (step, key, size) in enumerate(steps):
+        if step == "c" and key not in waits:
+            waits[key] = frames.row(number, key.encode(), bytes([number]) * size)
+            sent.append(b"c" + blob(waits[key]))
+            expected.append((b"", len(waits), -1))
+        elif step in "ct":
+            found = waits.pop(key, None)
+            sent.append(b"t" + blob(key.encode()))
+            expected.append((blob(None if found is None else b"\0" + found), len(waits), -1))
+        else:
+            sent.append(step.encode())
+            waits, written = (waits, dict(waits)) if step == "w" else (dict(written), written)
+            expected.append((b"", len(waits), sum(16 + len(frame) for frame in waits.values()) if step == "w" else -1))
+    answer = twin.ask("p", struct.pack(">i", len(sent)), *sent)
+    for found, size, live in expected:
+        assert answer.startswith(found)
+        answer = answer[len(found) :]
+        if live >= 0:
+            (stored,) = struct.unpack_from(">i", answer)
+            assert live <= stored <= 2 * live + 128 + 256 + 16, "what is of no use stays"
+            answer = answer[4:]
+        assert struct.unpack_from(">i", answer) == (size,)
+        answer = answer[4:]
+    assert not answer
+
+
+def test_pool_forgets(twin: Twin) -> None:
+    """What waited for longer than states are kept stays, or what has not goes."""
+    sent = [part for number in range(20) for part in (b"c" + blob(frames.row(0, b"%d" % number, bytes(80))), b"w")]
+    sent += [b"e" + struct.pack(">i", 15), b"w", b"r", b"t" + blob(b"12"), b"t" + blob(b"13")]
+    answer = twin.ask("p", struct.pack(">i", len(sent)), *sent)
+    kept = 7  # number n came at step 2n; step 40 forgets what came before step 25
+    assert answer.endswith(
+        struct.pack(">i", kept) + struct.pack(">ii", (16 + 94) * kept, kept) + struct.pack(">i", kept)
+        + struct.pack(">ii", -1, kept)
+        + struct.pack(">i", 95) + b"\0" + frames.row(0, b"13", bytes(80)) + struct.pack(">i", kept - 1)
+    )  # fmt: skip
+
+
+@given(st.lists(st.none() | I64, max_size=60))
+def test_dues(twin: Twin, times: list[int | None]) -> None:
+    """A record is found due before one that is due earlier, or never."""
+    left, sent, expected = list[tuple[int, int]](), list[bytes](), list[int]()
+    for number, time in enumerate([*times, *[None] * len(times)]):
+        if time is not None:
+            left.append((time, number))
+            sent.append(struct.pack(">iq", number, time))
+        elif left:
+            expected.append(min(left)[0])
+            left.remove(min(left))
+            sent.append(struct.pack(">i", -1))
+    answer = twin.ask("d", struct.pack(">i", len(sent)), *sent)
+    assert [time for time, _ in struct.iter_unpack(">qi", answer[:-1])] == expected
+    assert answer[-1] == (not left)
+
+
 def respond(outputs: list[tuple[int, bytes]], states: list[bytes | None], timers: list[int]) -> bytes:
     """A response as a stage writes it."""
     return frames.build_response(

@@ -12,6 +12,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.TreeMap;
 import org.apache.flink.util.Collector;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.common.header.Header;
@@ -46,6 +47,8 @@ public final class Twin {
       case 'q' -> request();
       case 'w' -> rows();
       case 'r' -> response();
+      case 'p' -> pool();
+      case 'd' -> dues();
       case 'i' -> frameIn();
       case 'o' -> frameOut();
       case 'k' -> key();
@@ -111,6 +114,58 @@ public final class Twin {
     for (int number : numbers) {
       out.writeInt(number);
     }
+  }
+
+  /** What each step found: a row frame comes (c) or is taken (t), chunks are written (w) or read (r), some age (e). */
+  private void pool() throws Exception {
+    Pool.Sizes sizes = new Pool.Sizes(64, 256, 128);
+    TreeMap<Long, byte[]> stored = new TreeMap<>();
+    Pool pool = new Pool(sizes);
+    int steps = in.readInt();
+    for (int now = 0; now < steps; now++) {
+      switch ((char) in.readByte()) {
+        case 'c' -> {
+          byte[] frame = blob();
+          pool.add(Frames.rowKey(frame).hashCode(), frame, now);
+        }
+        case 't' -> {
+          String key = text();
+          Pool from = pool;
+          long place = pool.find(key.hashCode(), one -> Frames.rowKey(from.frame(one, 0)).equals(key));
+          blob(place < 0 ? null : pool.frame(place, 1));
+          if (place >= 0) {
+            pool.take(key.hashCode(), place);
+          }
+        }
+        case 'w' -> {
+          pool.write((number, bytes) -> stored.compute(number, (same, old) -> bytes));
+          out.writeInt(stored.values().stream().mapToInt(bytes -> bytes.length).sum());
+        }
+        case 'e' -> pool.expire(now - in.readInt());
+        case 'r' -> {
+          pool = new Pool(sizes);
+          for (Map.Entry<Long, byte[]> one : stored.entrySet()) {
+            pool.read(one.getKey(), one.getValue());
+          }
+        }
+        default -> throw new IllegalArgumentException("step");
+      }
+      out.writeInt(pool.size());
+    }
+  }
+
+  private void dues() throws IOException {
+    Dues dues = new Dues();
+    for (int left = in.readInt(); left > 0; left--) {
+      int number = in.readInt();
+      if (number >= 0) {
+        dues.add(in.readLong(), number);
+      } else {
+        out.writeLong(dues.first());
+        out.writeInt(dues.remove());
+      }
+    }
+    out.writeBoolean(dues.isEmpty());
   }
 
   private void response() throws Exception {
