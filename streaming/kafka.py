@@ -239,8 +239,8 @@ def _received(message: Message, reached: dict[int, int]) -> Record | None:
 class Producer:
     """Publishes records; leaving the `with` block waits for every acknowledgement.
 
-    In order for each key, keys to the same partitions as Java's clients choose (murmur2). What is sent twice, because
-    its acknowledgement was lost, is suppressed like any duplicate.
+    Idempotent: in order for each key, and once, whatever the broker answers on the way. Keys go to the same partitions
+    as Java's clients choose (murmur2).
     """
 
     def __init__(self, brokers: str, **options: str | int | float | bool) -> None:
@@ -248,9 +248,10 @@ class Producer:
         self.brokers = brokers
         self._failed: KafkaError | None = None
         ours: dict[str, str | int | float | bool] = {
-            # An idempotent producer of librdkafka 2.16 uses a whole core while a broker holds up its requests, and so
-            # starves a broker beside it, which goes on. One request in flight keeps the order.
-            "enable.idempotence": False,
+            # Without it librdkafka 2.16 mixes up the order when a broker refuses requests, though one at a time is in
+            # flight. With several in flight it uses a whole core while a broker holds them up, and so starves a broker
+            # beside it, which goes on.
+            "enable.idempotence": True,
             "max.in.flight.requests.per.connection": 1,
             "partitioner": "murmur2_random",
             "linger.ms": 1,
