@@ -6,7 +6,7 @@
 | row | `i64 at · i32 key length · key · payload`: from stage to stage, keyed by `key` |
 | sink | `i32 key length · i32 value length · i32 headers · headers × (i32, i32) · key · value · names and values` |
 | request | `i32 n · i32 u · i32 h · i32 0 · i32 slot[n] · i32 length[n] · i32 row[u] · i32 key length[u]`, |
-| | `i32 state length[u] · i32 handed[h] · u8 port[n] · pad · states · keys · records` |
+| | `i32 state length[u] · i32 log length[u] · i32 handed[h] · u8 port[n] · pad · states · logs · keys · records` |
 | response | `i32 m · i32 h · i32 length[m] · i32 state length[h] · u8 tag[m] · pad · i64 timer[h] · states · outputs` |
 
 A stage keeps a row for each key; `slot` is the row of a record's key. Ahead of the batch, `u` keys are given to `row`s
@@ -15,8 +15,10 @@ keeps nothing from call to call is given every key of its batch, in rows 0 to u 
 
 Where a stage lets records wait, the state of a key for which only one has come is a zero byte, then its frame.
 
-A length of -1 is null (key, value) or unchanged (state in a response); a state of length 0 is absent. `pad` fills to
-a multiple of 8 bytes, and so does whoever writes a state. Their twins in Java are `Frames`, `FrameIn` and `FrameOut`.
+A length of -1 is null (key, value) or unchanged (state in a response); a state of length 0 is absent. One below -1, in
+a response, is the length of that key's log, in place of the one before; a state that is written ends the log. `pad`
+fills to a multiple of 8 bytes, and so does whoever writes a state or a log. Their twins in Java are `Frames`,
+`FrameIn` and `FrameOut`.
 """
 
 import struct
@@ -104,7 +106,7 @@ class Request:
 
     slot i32[n] (record → row of its key), port u8[n], start and end i64[n] (bounds of each record in `buffer`);
     rows i32[u] and keys of those that come in, state_offset: where their states begin in `buffer`, one behind the
-    other, state_length i32[u]; handed i32[h].
+    other, state_length i32[u], and then their logs, log_length i32[u]; handed i32[h].
     """
 
     buffer: bytes
@@ -116,6 +118,7 @@ class Request:
     keys: list[bytes]
     state_offset: int
     state_length: NDArray[np.int32]
+    log_length: NDArray[np.int32]
     handed: NDArray[np.int32]
 
     def records(self) -> list[bytes]:
@@ -138,6 +141,11 @@ class Request:
         """All states, one behind the other."""
         return memoryview(self.buffer)[self.state_offset : self.state_offset + int(self.state_length.sum())]
 
+    def log_bytes(self) -> memoryview:
+        """All logs, one behind the other."""
+        start = self.state_offset + int(self.state_length.sum())
+        return memoryview(self.buffer)[start : start + int(self.log_length.sum())]
+
 
 def _pad(size: int) -> int:
     return -size % 8
@@ -146,23 +154,23 @@ def _pad(size: int) -> int:
 def parse_request(buffer: bytes) -> Request:
     """The request that Java sent."""
     n, u, h, _ = _HEAD.unpack_from(buffer)
-    head = np.frombuffer(buffer, np.int32, 2 * n + 3 * u + h, _HEAD.size)
+    head = np.frombuffer(buffer, np.int32, 2 * n + 4 * u + h, _HEAD.size)
     length = head[n : 2 * n]
-    rows, key_length, state_length = head[2 * n : 2 * n + u], head[2 * n + u : 2 * n + 2 * u], head[2 * n + 2 * u :][:u]
+    rows, key_length, state_length, log_length = head[2 * n : 2 * n + 4 * u].reshape(4, u)
     offset = _HEAD.size + 4 * len(head)
     port = np.frombuffer(buffer, np.uint8, n, offset)
     offset += n + _pad(offset + n)
     keys: list[bytes] = []
     first = offset
     if u:
-        first += int(state_length.sum())
+        first += int(state_length.sum()) + int(log_length.sum())
         for size in key_length.tolist():
             keys.append(buffer[first : first + size])
             first += size
     end = length.cumsum(dtype=np.int64)
     end += first
     return Request(
-        buffer, head[:n], port, end - length, end, rows, keys, offset, state_length, head[2 * n + 3 * u :]
+        buffer, head[:n], port, end - length, end, rows, keys, offset, state_length, log_length, head[2 * n + 4 * u :]
     )  # fmt: skip
 
 
@@ -174,13 +182,15 @@ def build_request(
     states: Sequence[bytes],
     rows: Sequence[int] | None = None,
     handed: Sequence[int] | None = None,
+    logs: Sequence[bytes] = (),
 ) -> bytes:
     """The request of a batch (what Java writes; used where there is no Java)."""
     n, u = len(records), len(keys)
+    logs = logs or [b""] * u
     rows, handed = range(u) if rows is None else rows, range(u) if handed is None else handed
-    lengths = [*map(len, records), *rows, *map(len, keys), *map(len, states), *handed]
+    lengths = [*map(len, records), *rows, *map(len, keys), *map(len, states), *map(len, logs), *handed]
     head = struct.pack(f"<{4 + n + len(lengths)}i", n, u, len(handed), 0, *slot, *lengths) + bytes(port)
-    return b"".join((head, bytes(_pad(len(head))), *states, *keys, *records))
+    return b"".join((head, bytes(_pad(len(head))), *states, *logs, *keys, *records))
 
 
 def build_response(
@@ -203,10 +213,14 @@ def build_response(
     return b"".join((*head, states, *outputs))
 
 
+class Log(bytes):
+    """What came for a key since its state was written, in a response."""
+
+
 def parse_response(
     buffer: bytes,
 ) -> tuple[list[tuple[int, bytes]], list[bytes | None], list[int]]:
-    """Outputs as (tag, frame), states (None: unchanged) and timers of a response: what Java does with it."""
+    """Outputs as (tag, frame), states (None: unchanged, or a `Log`) and timers of a response, as Java reads it."""
     m, u = _PAIR.unpack_from(buffer)
     lengths = np.frombuffer(buffer, np.int32, m + u, 8).tolist()
     tags = buffer[8 + 4 * (m + u) : 8 + 4 * (m + u) + m]
@@ -216,8 +230,10 @@ def parse_response(
     offset += 8 * u
     states: list[bytes | None] = []
     for length in lengths[m:]:
-        states.append(None if length < 0 else buffer[offset : offset + length])
-        offset += max(length, 0)
+        size = -length if length < -1 else max(length, 0)
+        found = buffer[offset : offset + size]
+        states.append(None if length == -1 else Log(found) if length < 0 else found)
+        offset += size
     outputs = []
     for tag, length in zip(tags, lengths[:m], strict=True):
         outputs.append((tag, buffer[offset : offset + length]))

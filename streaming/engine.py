@@ -40,6 +40,9 @@ _AT = attrgetter("at")
 
 NO_LABELS = np.empty(0)
 
+Fold = Callable[[Rows, F64], NDArray[np.bool_]]
+"""Folds records into the states of their keys; features f64[k, f] into the second. Which of them were fresh."""
+
 Lookup = Callable[[str, Sequence[str], tuple[str, ...]], tuple[F64, NDArray[np.bool_]]]
 """Reads f64[k, fields] of entities from the online store (NaN: not there), and bool[k]: whether the store answered."""
 
@@ -178,12 +181,11 @@ def to_labels(labels: Sequence[Label], stage: Stage) -> Labels:
     )
 
 
-def update(stage: Stage, states: F64, slot: NDArray[np.int32], events: Events, labels: Labels) -> tuple[Events, int]:
-    """Bring labels and events of one batch into the states of `stage`, and the features into the events.
+def update(stage: Stage, fold: Fold, slot: NDArray[np.int32], events: Events, labels: Labels) -> tuple[Events, int]:
+    """Bring labels and events of one batch into the states of `stage` by `fold`, and the features into the events.
 
-    states f64[u, width] is changed in place; slot i32[labels + events] is the row of each, labels first: a label
-    counts for later events only, so nothing depends on when within its batch it comes. Returns the events that
-    are no duplicates, and how many are.
+    slot i32[labels + events] is the row of each, labels first: a label counts for later events only, so nothing
+    depends on when within its batch it comes. Returns the events that are no duplicates, and how many are.
     """
     k, told = len(events.ids), len(labels.at)
     features = stage.features
@@ -191,10 +193,10 @@ def update(stage: Stage, states: F64, slot: NDArray[np.int32], events: Events, l
     out = np.empty((told + k, len(features.names)))
     if told:
         rows, main = _told(slot, events, labels, columns)
-        fresh, written = features.update(states, rows, out)[main], out[main]
+        fresh, written = fold(rows, out)[main], out[main]
     else:
         rows = Rows(slot, np.zeros(k, np.uint8), events.at, events.at, NO_LABELS, events.hash, columns)
-        fresh, written = features.update(states, rows, out), out
+        fresh, written = fold(rows, out), out
     events.features[:, stage.start : stage.stop] = written
     if fresh.all():
         return events, 0

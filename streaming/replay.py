@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.onnx import Session
 from operators.join import Label
+from operators.kernels.tables import Rows
 from schemas.codec import DeadLetter
 from streaming.decider import Decided, Decider
 from streaming.engine import Events, Intake, Joiner, Labels, Lookup, OutcomeIntake, Truth, no_labels, to_labels, update
@@ -57,7 +58,7 @@ class _Table:
     def __init__(self, stage: Stage):
         self._features = stage.features
         self._rows: dict[str, int] = {}
-        self.states = stage.features.zero(1024)
+        self._states = stage.features.zero(1024)
 
     def slots(self, keys: Sequence[str]) -> NDArray[np.int32]:
         """The row of each key; new keys get fresh ones."""
@@ -65,10 +66,14 @@ class _Table:
         slots = np.fromiter(map(rows.get, keys, repeat(-1)), np.int32, len(keys))
         if (slots < 0).any():
             slots = np.fromiter((rows.setdefault(key, len(rows)) for key in keys), np.int32, len(keys))
-        if len(rows) > len(self.states):
-            more = self._features.zero(max(len(self.states), len(rows) - len(self.states)))
-            self.states = np.concatenate((self.states, more))
+        if len(rows) > len(self._states):
+            more = self._features.zero(max(len(self._states), len(rows) - len(self._states)))
+            self._states = np.concatenate((self._states, more))
         return slots
+
+    def fold(self, rows: Rows, out: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Fold records into their rows; features to `out`. Which of them were fresh."""
+        return self._features.update(self._states, rows, out)
 
 
 class Replay:
@@ -114,7 +119,7 @@ class Replay:
         for stage, table in zip(self.plan.stages, self._tables, strict=True):
             keys, told = self._told(stage, labels)
             slot = table.slots([*keys, *events.entities[stage.index]])
-            events, again = update(stage, table.states, slot, events, told)
+            events, again = update(stage, table.fold, slot, events, told)
             duplicates += again
         decided = self._decider(events)
         if self._lessons is not None and self.teacher is not None:

@@ -30,6 +30,7 @@ from streaming.loop import ExampleOperator, LearnOperator, Models, pending
 from streaming.observe import Loop
 from streaming.plan import Plan, Stage, plan
 from streaming.serving import Services, Serving
+from streaming.states import Table
 from streaming.workloads import Reference, resolve
 
 I64 = NDArray[np.int64]
@@ -101,38 +102,6 @@ class _Outputs:
 
     def response(self, state_length: NDArray[np.int32], states: bytes | memoryview) -> bytes:
         return frames.build_response(self.frames, b"".join(self.tags), state_length, states, None)
-
-
-class Table:
-    """The states of a stage's keys, a row for each: Java says which key has which row, and when it wants them back."""
-
-    def __init__(self, stage: Stage):
-        features = stage.features
-        self._features = features
-        self.states = np.empty((0, features.width))
-        self.keys: list[str] = []
-
-    def admit(self, request: Request) -> None:
-        """Give rows to the keys that come in."""
-        rows = request.rows
-        if not len(rows):
-            return
-        room = int(rows.max()) + 1
-        if room > len(self.states):
-            more = np.empty((max(room, 2 * len(self.states)), self._features.width))
-            more[: len(self.states)] = self.states
-            self.keys += [""] * (len(more) - len(self.keys))
-            self.states = more
-        self.states[rows] = self._features.unpack(request.state_bytes(), request.state_length)
-        for row, key in zip(rows.tolist(), request.keys, strict=True):
-            self.keys[row] = key.decode(errors="replace")
-
-    def hand_over(self, rows: NDArray[np.int32]) -> tuple[bytes | memoryview, NDArray[np.int32]]:
-        """Stored states of `rows`, and the length of each."""
-        if not len(rows):
-            return b"", rows
-        packed, length = self._features.pack(self.states[rows])
-        return packed.data.cast("B"), length
 
 
 class _Operator:
@@ -251,7 +220,7 @@ class FeatureOperator(_Operator):
         events, slot = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
         labels, told = self._labels(request)
         slot = np.concatenate((told, slot)) if len(told) else slot
-        events, duplicates = update(self._stage, self._table.states, slot, events, labels)
+        events, duplicates = update(self._stage, self._table.fold, slot, events, labels)
         self._serving.publish(self._stage, events)
         self._take(outputs)
         self._emit(events, outputs)

@@ -38,18 +38,18 @@ final class Batch {
     bytes += record.length;
   }
 
-  /** A key that Python has no state of yet: its row there, and its state (null: none). */
-  record Admitted(int row, String key, byte[] state) {}
+  /** A key that Python has no state of yet: its row there, its state (null: none), and what came behind it. */
+  record Admitted(int row, String key, byte[] state, byte[] log) {}
 
   /** The request for this batch: who is `admitted` before it, and whose states Python hands over after it. */
   byte[] request(List<Admitted> admitted, int[] handed) {
     int u = admitted.size();
     byte[][] names = new byte[u][];
-    int head = 16 + 9 * size + 12 * u + 4 * handed.length;
+    int head = 16 + 9 * size + 16 * u + 4 * handed.length;
     int total = Frames.pad(head) + bytes;
     for (int i = 0; i < u; i++) {
       names[i] = admitted.get(i).key().getBytes(StandardCharsets.UTF_8);
-      total += names[i].length + length(admitted.get(i).state());
+      total += names[i].length + length(admitted.get(i).state()) + length(admitted.get(i).log());
     }
     byte[] request = new byte[total];
     int p = Frames.putInt(request, Frames.putInt(request, 0, size), u);
@@ -69,6 +69,9 @@ final class Batch {
     for (Admitted one : admitted) {
       p = Frames.putInt(request, p, length(one.state()));
     }
+    for (Admitted one : admitted) {
+      p = Frames.putInt(request, p, length(one.log()));
+    }
     for (int row : handed) {
       p = Frames.putInt(request, p, row);
     }
@@ -76,6 +79,9 @@ final class Batch {
     p = Frames.pad(head);
     for (Admitted one : admitted) {
       p = one.state() == null ? p : Frames.put(request, p, one.state());
+    }
+    for (Admitted one : admitted) {
+      p = one.log() == null ? p : Frames.put(request, p, one.log());
     }
     for (byte[] name : names) {
       p = Frames.put(request, p, name);

@@ -17,6 +17,10 @@ final class Calls {
   private final Resident resident;
   private final KeyedStateBackend<String> backend;
   private final ValueState<byte[]> state;
+
+  /** What came for a key since its state was written: Python folds it again. */
+  private final ValueState<byte[]> log;
+
   private final InternalTimerService<VoidNamespace> timers;
   private final Batch batch;
   private final Rows keys;
@@ -30,8 +34,6 @@ final class Calls {
   /** Whether states are in memory anyway: of what waits elsewhere, memory might not hold all. */
   private final boolean inMemory;
 
-  private final long waitMs;
-
   /** By row: what waited until this batch. */
   private final byte[][] waited;
 
@@ -42,21 +44,20 @@ final class Calls {
 
   /**
    * `rows`: of how many keys Python keeps the states from call to call (0: it gets and gives them with each);
-   * `waitMs`: for how much event time a main record may wait in place of a state (0: for any); `waiting`: null where
-   * none may.
+   * `waiting`: null where no record may wait in place of a state.
    */
   Calls(
-      Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state, Waiting waiting,
-      InternalTimerService<VoidNamespace> timers, Batch batch, int rows, long waitMs) {
+      Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state, ValueState<byte[]> log,
+      Waiting waiting, InternalTimerService<VoidNamespace> timers, Batch batch, int rows) {
     this.resident = resident;
     this.backend = backend;
     this.state = state;
+    this.log = log;
     this.timers = timers;
     this.batch = batch;
     this.keeps = rows > 0;
     this.waiting = waiting;
     this.inMemory = backend.getBackendTypeIdentifier().equals("hashmap");
-    this.waitMs = waitMs;
     int capacity = Math.max(rows, 4 * batch.capacity());
     this.keys = new Rows(capacity, batch.capacity());
     this.waited = new byte[waiting == null ? 0 : capacity][];
@@ -87,8 +88,8 @@ final class Calls {
       return true;
     }
     state.update(Frames.waiting(frame));
-    if (waitMs > 0) {
-      timers.registerEventTimeTimer(VoidNamespace.INSTANCE, Frames.at(frame) + waitMs);
+    if (waiting.waitMs() > 0) {
+      timers.registerEventTimeTimer(VoidNamespace.INSTANCE, Frames.at(frame) + waiting.waitMs());
     }
     return true;
   }
@@ -174,16 +175,17 @@ final class Calls {
     for (int row : keys.admitted()) {
       backend.setCurrentKey(keys.key(row));
       byte[] before = waiting == null ? null : waited[row];
-      admitted.add(new Batch.Admitted(row, keys.key(row), before == null ? state.value() : before));
+      byte[] known = before == null ? state.value() : before;
+      admitted.add(new Batch.Admitted(row, keys.key(row), known, keeps ? log.value() : null));
     }
     Response response = new Response(resident.call("process", batch.request(admitted, handed)), handed.length);
-    response.forEachKey((i, fresh, timer) -> keep(handed[i], fresh, timer));
+    response.forEachKey((i, fresh, isLog, timer) -> keep(handed[i], fresh, isLog, timer));
     batch.clear();
     return response;
   }
 
-  /** A key's new state (null: unchanged, empty: cleared), and its timer. */
-  private void keep(int row, byte[] fresh, long timer) throws Exception {
+  /** A key's new state (null: unchanged, empty: cleared) or what came for it since, and its timer. */
+  private void keep(int row, byte[] fresh, boolean isLog, long timer) throws Exception {
     if (fresh == null && waiting != null && waited[row] != null) {
       throw new IllegalStateException("found no state for " + keys.key(row) + ", expected what came of what waited");
     }
@@ -191,10 +193,15 @@ final class Calls {
       return;
     }
     backend.setCurrentKey(keys.key(row));
-    if (fresh != null && fresh.length == 0) {
+    if (isLog) {
+      log.update(fresh);
+    } else if (fresh != null && fresh.length == 0) {
       state.clear();
     } else if (fresh != null) {
       state.update(fresh);
+      if (keeps && log.value() != null) {
+        log.clear();
+      }
     }
     if (timer != Frames.NONE) {
       timers.registerEventTimeTimer(VoidNamespace.INSTANCE, timer);

@@ -65,6 +65,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private transient KeyedStateBackend<String> backend;
   private transient ValueState<byte[]> state;
   private transient Waiting waiting;
+  private transient ValueState<byte[]> log;
   private transient ListState<byte[]> snapshots;
   private transient ListState<String> caughtUp;
   private transient BroadcastState<String, byte[]> announced;
@@ -109,13 +110,16 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     snapshots = store.getListState(new ListStateDescriptor<>("resident", BYTES));
     caughtUp = store.getUnionListState(new ListStateDescriptor<>("caught-up", Types.STRING));
     announced = store.getBroadcastState(new MapStateDescriptor<>("control", Types.STRING, BYTES));
-    var descriptor = new ValueStateDescriptor<>("state", BYTES);
+    var whole = new ValueStateDescriptor<>("state", BYTES);
+    var since = new ValueStateDescriptor<>("log", BYTES);
     if (stage.ttlMs() > 0) {
-      var ttl = StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).cleanupIncrementally(1, false);
-      descriptor.enableTimeToLive(ttl.build());
+      var ttl = StateTtlConfig.newBuilder(Duration.ofMillis(stage.ttlMs())).cleanupIncrementally(1, false).build();
+      whole.enableTimeToLive(ttl);
+      since.enableTimeToLive(ttl);
     }
     backend = getKeyedStateBackend();
-    state = context.getKeyedStateStore().getState(descriptor);
+    state = context.getKeyedStateStore().getState(whole);
+    log = stage.rows() > 0 ? context.getKeyedStateStore().getState(since) : null;
     var task = getRuntimeContext().getTaskInfo();
     waiting = stage.waitMs() < 0 ? null : new Waiting(backend, task, mainKey, stage.waitMs(), stage.ttlMs());
     boolean live = context.isRestored();
@@ -133,7 +137,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     InternalTimerService<VoidNamespace> timers =
         getInternalTimerService("timers", VoidNamespaceSerializer.INSTANCE, this);
     Batch batch = new Batch(maxRecords, maxBytes);
-    calls = new Calls(resident, backend, state, waiting, timers, batch, stage.rows(), stage.waitMs());
+    calls = new Calls(resident, backend, state, log, waiting, timers, batch, stage.rows());
     mailbox = getContainingTask().getMailboxExecutorFactory().createExecutor(getOperatorConfig().getChainIndex());
     batches = getMetricGroup().counter("batches");
     getMetricGroup().gauge("held", order::held);

@@ -29,7 +29,7 @@ final class Response {
     boolean whole = outputs >= 0;
     for (int i = 0; whole && end <= bytes.length && i < outputs + keys; i++) {
       whole = i >= outputs || length(i) >= 0;
-      end += Math.max(length(i), 0);
+      end += size(i);
     }
     if (!whole || end != bytes.length) {
       throw new IllegalStateException("found a response of " + bytes.length + " bytes, expected " + end);
@@ -41,14 +41,24 @@ final class Response {
     return Frames.getInt(bytes, 8 + 4 * i);
   }
 
-  /** Calls `each` with every key's new state (null: unchanged, empty: cleared) and timer. */
+  /** How many bytes are there: of a log, the length says it with another sign. */
+  private long size(int i) {
+    long length = length(i);
+    return length < -1 ? -length : Math.max(length, 0);
+  }
+
+  /**
+   * Calls `each` with every key's new state (null: unchanged, empty: cleared), or with what came for it since, and with
+   * its timer.
+   */
   void forEachKey(KeyVisitor each) throws Exception {
     int p = states;
     for (int i = 0; i < keys; i++) {
       int length = length(outputs + i);
-      byte[] state = length < 0 ? null : Arrays.copyOfRange(bytes, p, p + length);
-      p += Math.max(length, 0);
-      each.visit(i, state, Frames.getLong(bytes, timers + 8 * i));
+      int end = p + (int) size(outputs + i);
+      byte[] state = length == -1 ? null : Arrays.copyOfRange(bytes, p, end);
+      p = end;
+      each.visit(i, state, length < -1, Frames.getLong(bytes, timers + 8 * i));
     }
   }
 
@@ -56,7 +66,7 @@ final class Response {
   void forEachOutput(OutputVisitor each) {
     int p = states;
     for (int i = 0; i < keys; i++) {
-      p += Math.max(length(outputs + i), 0);
+      p += (int) size(outputs + i);
     }
     for (int i = 0; i < outputs; i++) {
       int end = p + length(i);
@@ -67,7 +77,7 @@ final class Response {
 
   /** Takes what one key got back. */
   interface KeyVisitor {
-    void visit(int key, byte[] state, long timer) throws Exception;
+    void visit(int key, byte[] state, boolean isLog, long timer) throws Exception;
   }
 
   /** Takes one output. */

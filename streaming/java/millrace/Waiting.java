@@ -58,8 +58,8 @@ final class Waiting {
     read();
   }
 
-  boolean has(String key) {
-    return find(key) >= 0;
+  long waitMs() {
+    return waitMs;
   }
 
   void add(String key, byte[] frame) {

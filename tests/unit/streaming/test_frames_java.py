@@ -77,14 +77,18 @@ def test_request(twin: Twin, records: list[tuple[int, str, bytes]], data: st.Dat
     """A batch that Java sends is misread: wrong slots, ports, keys, states or records."""
     keys = list(dict.fromkeys(key for _, key, _ in records))
     states = data.draw(st.lists(STATES, min_size=len(keys), max_size=len(keys)))
+    logs = data.draw(st.lists(STATES, min_size=len(keys), max_size=len(keys)))
     sent = [struct.pack(">b", port) + blob(key.encode()) + blob(record) for port, key, record in records]
-    request = twin.ask("q", struct.pack(">i", len(records)), *sent, *map(blob, states))
+    stored = [blob(part) for state, log in zip(states, logs, strict=True) for part in (state, log)]
+    request = twin.ask("q", struct.pack(">i", len(records)), *sent, *stored)
     read = frames.parse_request(request)
     assert [keys[slot] for slot in read.slot.tolist()] == [key for _, key, _ in records]
     assert read.port.tolist() == [port for port, _, _ in records]
     assert read.records() == [record for _, _, record in records]
     assert read.keys == [key.encode() for key in keys]
     assert read.states() == [state or b"" for state in states]
+    assert read.log_bytes() == b"".join(log or b"" for log in logs)
+    assert read.log_length.tolist() == [len(log or b"") for log in logs]
     assert read.state_offset % 8 == 0
     built = frames.build_request(
         [keys.index(key) for _, key, _ in records],
@@ -92,6 +96,7 @@ def test_request(twin: Twin, records: list[tuple[int, str, bytes]], data: st.Dat
         [record for _, _, record in records],
         [key.encode() for key in keys],
         [state or b"" for state in states],
+        logs=[log or b"" for log in logs],
     )
     assert request == built
 
@@ -194,12 +199,17 @@ def test_dues(twin: Twin, times: list[int | None]) -> None:
     assert answer[-1] == (not left)
 
 
+def length(state: bytes | None) -> int:
+    """As a response says it."""
+    return -1 if state is None else -len(state) if isinstance(state, frames.Log) else len(state)
+
+
 def respond(outputs: list[tuple[int, bytes]], states: list[bytes | None], timers: list[int]) -> bytes:
     """A response as a stage writes it."""
     return frames.build_response(
         [frame for _, frame in outputs],
         bytes(tag for tag, _ in outputs),
-        np.array([-1 if state is None else len(state) for state in states], np.int32),
+        np.array([length(state) for state in states], np.int32),
         b"".join(state or b"" for state in states),
         np.array(timers, np.int64),
     )
@@ -207,14 +217,15 @@ def respond(outputs: list[tuple[int, bytes]], states: list[bytes | None], timers
 
 @given(
     st.lists(st.tuples(st.integers(0, 12), RECORDS), max_size=20),
-    st.lists(st.tuples(STATES, I64), max_size=20),
+    st.lists(st.tuples(STATES | st.just(frames.Log(range(16))), I64), max_size=20),
 )
 def test_response(twin: Twin, outputs: list[tuple[int, bytes]], keys: list[tuple[bytes | None, int]]) -> None:
     """A response is misread in Java: state of another key, lost output, wrong tag or timer."""
     buffer = respond(outputs, [state for state, _ in keys], [timer for _, timer in keys])
     answer = twin.ask("r", struct.pack(">i", len(keys)), blob(buffer))
     assert answer[0] == 1
-    expected = [part for i, (state, timer) in enumerate(keys) for part in (bytes([i]), str(timer).encode(), state)]
+    named = [bytes([i, isinstance(state, frames.Log)]) for i, (state, _) in enumerate(keys)]
+    expected = [part for i, (state, timer) in zip(named, keys, strict=True) for part in (i, str(timer).encode(), state)]
     expected += [part for tag, frame in outputs for part in (bytes([tag]), frame)]
     assert blobs(answer[1:]) == expected
 

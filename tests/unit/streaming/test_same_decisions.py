@@ -30,6 +30,7 @@ class Operator:
         self._keeps = isinstance(stage, FeatureOperator)
         self._rows: dict[bytes, int] = {}
         self._states: defaultdict[bytes, bytes] = defaultdict(bytes)
+        self._logs: defaultdict[bytes, bytes] = defaultdict(bytes)
 
     def run(self, records: Sequence[Record]) -> list[tuple[int, bytes]]:
         """Outputs of `records`, as (tag, frame)."""
@@ -47,14 +48,20 @@ class Operator:
         keys = [key for key in dict.fromkeys(key for _, key, _ in records) if key not in self._rows]
         for key in keys:
             self._rows[key] = min(set(range(len(self._rows) + 1)) - set(self._rows.values()))
-        gone = [key for key in self._rows if not self._keeps or self._chance.random() < 0.1]
+        handed = [key for key in self._rows if not self._keeps or self._chance.random() < 0.3]
+        gone = [key for key in handed if not self._keeps or self._chance.random() < 0.3]
         request = frames.build_request(
             [self._rows[key] for _, key, _ in records], [port for port, _, _ in records],
             [frame for _, _, frame in records], keys, [self._states[key] for key in keys],
-            [self._rows[key] for key in keys], [self._rows[key] for key in gone],
+            [self._rows[key] for key in keys], [self._rows[key] for key in handed],
+            [self._logs[key] for key in keys],
         )  # fmt: skip
         outputs, states, _ = frames.parse_response(self._stage.process(request))
-        self._states.update((key, state) for key, state in zip(gone, states, strict=True) if state is not None)
+        for key, state in zip(handed, states, strict=True):
+            if isinstance(state, frames.Log):
+                self._logs[key] = state
+            elif state is not None:
+                self._states[key], self._logs[key] = state, b""
         for key in gone:
             del self._rows[key]
         return outputs

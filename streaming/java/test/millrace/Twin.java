@@ -82,7 +82,7 @@ public final class Twin {
     }
     List<Batch.Admitted> admitted = new ArrayList<>();
     for (int row : rows.admitted()) {
-      admitted.add(new Batch.Admitted(row, rows.key(row), blob()));
+      admitted.add(new Batch.Admitted(row, rows.key(row), blob(), blob()));
     }
     out.write(batch.request(admitted, rows.admitted().stream().mapToInt(Integer::intValue).toArray()));
     batch.clear();
@@ -179,8 +179,8 @@ public final class Twin {
     }
     out.writeBoolean(true);
     response.forEachKey(
-        (key, state, timer) -> {
-          blob(new byte[] {(byte) key});
+        (key, state, isLog, timer) -> {
+          blob(new byte[] {(byte) key, (byte) (isLog ? 1 : 0)});
           blob(Long.toString(timer).getBytes(StandardCharsets.UTF_8));
           blob(state);
         });
