@@ -2,7 +2,7 @@
 
 A state has up to thousands of words, of which a record changes a few; written again and again, those of busy keys would
 be most of what a checkpoint writes. A record is always folded the same way, so what came is written instead, until it
-is much: on `fraud` at 10,000 events a second 4 MB a second instead of 50.
+is much.
 """
 
 import time

@@ -124,7 +124,7 @@ final class Calls {
   }
 
   /** Whether Python has changed states since it handed them over. */
-  boolean waiting() {
+  boolean changed() {
     return keys.changed() > 0;
   }
 

@@ -73,14 +73,10 @@ final class Pool {
     return slot < 0 ? -1 : places[slot];
   }
 
-  /** Bytes of the record at `place`, behind `ahead` zeros. */
-  byte[] frame(long place, int ahead) {
-    Chunk chunk = chunk(place);
-    int start = offset(place) + HEAD;
-    int length = Frames.getInt(chunk.bytes, start - Integer.BYTES);
-    byte[] frame = new byte[ahead + length];
-    System.arraycopy(chunk.bytes, start, frame, ahead, length);
-    return frame;
+  /** The record at `place`. */
+  byte[] frame(long place) {
+    int start = offset(place);
+    return Arrays.copyOfRange(chunk(place).bytes, start + HEAD, start + bytes(place));
   }
 
   /** Event time of the record at `place`. */

@@ -77,7 +77,7 @@ final class Waiting {
       return null;
     }
     Pool pool = pools[pool(key.hashCode())];
-    byte[] state = pool.frame(place, 1);
+    byte[] state = Frames.waiting(pool.frame(place));
     pool.take(key.hashCode(), place);
     return state;
   }
@@ -93,13 +93,13 @@ final class Waiting {
     int hash = dues.remove();
     Pool pool = pools[pool(hash)];
     long place = pool.find(hash, other -> pool.at(other) + waitMs == due);
-    return place < 0 ? null : keyOf.getKey(pool.frame(place, 0));
+    return place < 0 ? null : keyOf.getKey(pool.frame(place));
   }
 
   private long find(String key) {
     int hash = key.hashCode();
     Pool pool = pools[pool(hash)];
-    return pool.find(hash, place -> keyOf.getKey(pool.frame(place, 0)).equals(key));
+    return pool.find(hash, place -> keyOf.getKey(pool.frame(place)).equals(key));
   }
 
   private int pool(int hash) {

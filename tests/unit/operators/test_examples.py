@@ -112,3 +112,12 @@ def test_what_happened_is_counted_by_its_name() -> None:
     assert joined(False, [decision, end, yes])[1] == ["waiting", "presumed", "too-late"]
     assert joined(None, [decision, end, yes, no])[1] == ["waiting", "dropped", "too-late", "too-late"]
     assert joined(None, [decision, ("outcome", AT + HORIZON + 1, True), end])[1] == ["waiting", "too-late", "dropped"]
+
+
+def test_what_still_waits_is_looked_at_again() -> None:
+    """If this fails, a decision that came twice, or whose outcome came too late, waits beyond its horizon for ever."""
+    join = ExampleJoin(100, presume=False)
+    state, when, _ = join.decision(b"", 5, b"served")
+    assert when == 105
+    assert join.decision(state, 5, b"served")[:2] == (state, 105)
+    assert join.outcome(state, 200, True, "")[:2] == (state, 105)

@@ -131,8 +131,8 @@ public final class Twin {
         case 't' -> {
           String key = text();
           Pool from = pool;
-          long place = pool.find(key.hashCode(), one -> Frames.rowKey(from.frame(one, 0)).equals(key));
-          blob(place < 0 ? null : pool.frame(place, 1));
+          long place = pool.find(key.hashCode(), one -> Frames.rowKey(from.frame(one)).equals(key));
+          blob(place < 0 ? null : Frames.waiting(pool.frame(place)));
           if (place >= 0) {
             pool.take(key.hashCode(), place);
           }
