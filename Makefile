@@ -25,9 +25,11 @@ setup: .venv/.jars .venv/.kernels
 	jars.broker_classpath(c); jars.flink_lib(c)"
 	@touch $@
 
-# numba's cache looks at the file of a kernel only, not at those that it calls into.
+# Compiled beforehand, or a first job would compile on the way of its first events. numba's cache looks at the file of
+# a kernel only, not at those that it calls into.
 .venv/.kernels: .venv/.synced $(wildcard */kernels/*.py)
 	rm -f */kernels/__pycache__/*.nb?
+	$(BIN)/python -m streaming.warm
 	@touch $@
 
 demo: setup

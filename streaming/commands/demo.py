@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from streaming.workloads import Reference
 
 FIRST = 120.0  # seconds that the first decision may take: a job without savepoint reads its whole topic first
-PATIENCE = 10.0
+PATIENCE = 30.0
 RECOVERY = 120.0  # seconds that a job may take to run again
 LINES = 5.0  # seconds between two lines of progress where there is no terminal
 

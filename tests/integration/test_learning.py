@@ -90,12 +90,11 @@ def test_promotion_by_hand(world: Make, data: Data) -> None:
     registry = Registry(str(job.settings.home / "models"))
     name = job.topics.name
     wait(lambda: bool(registry.challengers(name)), 60, "a challenger in the registry")
-    version = registry.challengers(name)[0]
-    registry.promote(name, version, why="test")
+    registry.promote(name, registry.challengers(name)[0], why="test")
+    chosen = registry.freeze(name).champion  # or learning finds the deployed one better before another event comes
     publish(job.services.kafka, announcement(registry, name))
     job.publishing(data.events[half:], (), 500).finish()
     job.decided(data.expected)
     models = Counter(json.loads(value)["model"] for value in job.everything())
-    told = [signal for signal in map(json.loads, job.everything(job.topics.signals)) if signal["kind"] != "evaluation"]
-    assert len(models) > 1, f"only the model that was deployed decided: {told[-6:]}, {registry.history(name)[-4:]}"
+    assert models[chosen] > 0, f"only {models} decided: {registry.history(name)[-4:]}"
     assert all(model.startswith("fraud") for model in models)

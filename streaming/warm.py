@@ -1,0 +1,37 @@
+"""What the demos need compiled, compiled before the first of them: each one's traffic through its plan, in process.
+
+Beside the way of an event. `make setup` runs it, `python -m streaming.warm`: numba keeps machine code beside the
+sources, and without it the first job compiles on the way of its first events, for half a minute.
+"""
+
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+
+from streaming import shows
+from streaming.plan import plan
+from streaming.replay import Replay
+from streaming.workloads import refer, resolve
+
+EVENTS = 20_000
+"""Records of each demo: enough days for models to be made and compared."""
+
+
+def warm(name: str) -> None:
+    """Decide what a demo publishes, and learn from it where it does."""
+    kind, now = shows.kind(name), time.time_ns() // 1_000_000
+    compiled = plan(resolve(refer(name, kind.sets)))
+    traffic = kind(shows.Run("", compiled.workload, 500.0, 60.0, None, now)).records()
+    values: dict[str, list[bytes]] = {"events": [], "outcomes": []}
+    for record in islice(traffic, EVENTS):
+        values[record.topic].append(record.value)
+    teach = compiled.workload.learning is not None
+    for _ in Replay(compiled, now, teach=teach).run(values["events"], values["outcomes"]):
+        pass
+
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2) as pool:
+        for name, _ in zip(shows.NAMES, pool.map(warm, shows.NAMES), strict=True):
+            print(f"compiled what {name} needs", file=sys.stderr)
