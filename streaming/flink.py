@@ -25,7 +25,7 @@ from streaming import jars
 _JAVA_FRAME = re.compile(r"\s*(at (?!.*\.py:)|\.\.\. \d+ more)")
 TERMINAL = ("FINISHED", "CANCELED", "FAILED", "SUSPENDED")
 HOPELESS = 3
-"""A job that failed so often before it first ran will not run by itself."""
+"""A job that fails so often while it is waited for will not run by itself."""
 
 
 @dataclass(frozen=True)
@@ -240,14 +240,19 @@ def state(address: str, job: str) -> str:
 
 
 def wait_running(address: str, job: str, seconds: float = 60.0) -> None:
-    """Return once every task of the job runs; MillraceError with the cause where it fails first."""
+    """Return once every task of the job runs; MillraceError with the cause where it keeps failing.
+
+    Failures from before the call do not count: a job that has recovered from them is as good as any.
+    """
+    began: list[int] = []  # by the JobManager's clock; its failures it would answer from a cache for the next seconds
 
     def running() -> bool:
         # Not `/jobs/<id>`, which the JobManager answers from a cache that may be three seconds old.
         found = {one["jid"]: one for one in _call(address, "GET", "/jobs/overview")["jobs"]}[job]
+        began.append(found["last-modification"])
         if found["state"] in TERMINAL:
             raise MillraceError(f"job {found['name']!r} is {found['state']}, expected RUNNING: {failure(address, job)}")
-        if found["state"] == "RESTARTING" and len(_failures(address, job)) >= HOPELESS:
+        if found["state"] == "RESTARTING" and len(_failures(address, job, began[0])) >= HOPELESS:
             raise MillraceError(
                 f"job {found['name']!r} failed {HOPELESS} times, expected it to run: {failure(address, job)}"
             )
@@ -267,10 +272,11 @@ def failure(address: str, job: str) -> str:
     return root_cause(entries[0]["stacktrace"]) if entries else ""
 
 
-def _failures(address: str, job: str) -> list[dict[str, Any]]:
-    """The last failures of a job, the newest first."""
+def _failures(address: str, job: str, since: int = -1) -> list[dict[str, Any]]:
+    """The last failures of a job after `since` (ms since the epoch), the newest first."""
     found = _call(address, "GET", f"/jobs/{job}/exceptions")
-    return list(found.get("exceptionHistory", {}).get("entries", []))
+    entries = found.get("exceptionHistory", {}).get("entries", [])
+    return [entry for entry in entries if entry["timestamp"] > since]
 
 
 def root_cause(trace: str) -> str:
@@ -304,7 +310,10 @@ def stop_with_savepoint(address: str, job: str, folder: str, seconds: float = 12
     operation = answer["operation"]
     if "location" not in operation:
         reason = root_cause(operation["failure-cause"]["stack-trace"])
-        raise MillraceError(f"job {job}: found no savepoint in {folder}, expected one: {reason}")
+        failed = failure(address, job) or "none"
+        raise MillraceError(
+            f"job {job}: found no savepoint in {folder}, expected one: {reason}; the job's last failure: {failed}"
+        )
     return str(operation["location"])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from schemas import frames
-from schemas.errors import DefinitionError, MillraceError
+from schemas.errors import DefinitionError, MillraceError, Unavailable
 from schemas.time import duration
 from schemas.topics import MODELS, Topics
 from streaming import flink, kafka, resident
@@ -205,15 +205,30 @@ def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def stop(name: str, stack: Stack, settings: Settings, folder: str | None = None) -> str:
-    """Stop job `name` with a savepoint below `folder` (default: the home folder); returns the savepoint's path."""
+    """Stop job `name` with a savepoint below `folder` (default: the home folder); returns the savepoint's path.
+
+    A job that recovers from a crash is waited for; MillraceError with the cause where it does not recover.
+    """
     job = running(stack.flink, name)
     if job is None:
         ended = ", ".join(f"{j.name} {j.state}" for j in flink.jobs(stack.flink)) or "none at all"
         raise DefinitionError(f"no job {name!r} runs on {stack.flink}; it knows {ended}")
     target = folder or (settings.home / "savepoints" / name).as_uri()
-    savepoint = flink.stop_with_savepoint(stack.flink, job.id, target)
+    savepoint = _savepoint(stack.flink, job.id, target)
     _remember(settings, name, savepoint)
     return savepoint
+
+
+def _savepoint(address: str, job: str, folder: str) -> str:
+    """The savepoint that a job stopped with; tried once more where a part had died that still counted as running."""
+    flink.wait_running(address, job, seconds=30.0)
+    try:
+        return flink.stop_with_savepoint(address, job, folder)
+    except Unavailable:  # it takes too long: so would another
+        raise
+    except MillraceError:
+        flink.wait_running(address, job, seconds=30.0)
+        return flink.stop_with_savepoint(address, job, folder)
 
 
 def _remember(settings: Settings, name: str, savepoint: str | None) -> None:

@@ -219,6 +219,10 @@ def flink_config(place: Place) -> dict[str, object]:
         "state.changelog.dstl.dfs.base-path": (root / "changelog").as_uri(),
         "state.changelog.periodic-materialize.interval": "2 min",
         "execution.checkpointing.interval": f"{chosen.checkpoint} ms",
+        # Flink 2.3 waits for events that it held back for a TaskManager which died during a checkpoint, until the next
+        # checkpoint expires (OperatorCoordinatorHolder replaces the gateway that has them); ten minutes is its default.
+        "execution.checkpointing.timeout": f"{max(30_000, 60 * chosen.checkpoint)} ms",
+        "execution.checkpointing.tolerable-failed-checkpoints": 5,
         "execution.checkpointing.dir": (root / "checkpoints").as_uri(),
         "execution.checkpointing.savepoint-dir": (root / "savepoints").as_uri(),
         "execution.checkpointing.externalized-checkpoint-retention": "RETAIN_ON_CANCELLATION",

@@ -108,7 +108,7 @@ def stop_command(
     savepoints: Annotated[str | None, typer.Option(metavar="URI", help="Folder for the savepoint.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Stop the job of a workload with a savepoint; the next deploy goes on from there.
+    """Stop the job of a workload with a savepoint; the next deploy goes on from there. Waits for a job that recovers.
 
     Example: millrace stop fraud
     """

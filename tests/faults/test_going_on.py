@@ -9,7 +9,7 @@ import pytest
 
 import streaming.workloads.fraud
 from schemas.errors import DefinitionError, MillraceError
-from streaming import jobs
+from streaming import flink, jobs
 from streaming.workloads import Reference
 from tests.world import Data, World, wait
 
@@ -60,6 +60,36 @@ def test_newest_state(world: Make, data: Data) -> None:
     assert job.deploy().savepoint == savepoint
     job.stop()
     assert job.deploy(fresh=True).savepoint is None
+
+
+def test_stop_while_it_recovers(world: Make, data: Data) -> None:
+    """If this fails, a job cannot be stopped with a savepoint right after a crash, or for ever after several.
+
+    A kill during a checkpoint now and then keeps Flink from the next one until that expires, here after 30 s.
+    """
+    job = world()
+    half = len(data.events) // 2
+    job.publish(data.events[:half], data.outcomes)
+    job.deploy()
+    for _ in range(flink.HOPELESS):
+        started = job.checkpoints()
+        wait(lambda least=started: job.checkpoints() > least, 90, "a checkpoint")  # type: ignore[misc]
+        job.kill("taskmanager-0")
+        job.mend()
+    savepoint = job.stop()
+    assert job.deploy().savepoint == savepoint
+    job.publish(data.events[half:])
+    job.decided(data.expected)
+
+
+def test_stop_of_what_does_not_recover(world: Make, data: Data) -> None:
+    """If this fails, stopping a job that fails for ever waits for it, or keeps the reason to itself."""
+    job = world()
+    job.deploy(variant("night=lambda f: f.hour <= 6,", "night=lambda f: (f.hour <= 6) if len(f.hour) < 2 else 1 / 0,"))
+    job.publish(data.events[:10])
+    wait(lambda: "ZeroDivisionError" in job.failure(), 30, "the reason")
+    with pytest.raises(MillraceError, match="ZeroDivisionError"):
+        job.stop()
 
 
 def test_refused_before_the_cluster(world: Make) -> None:
