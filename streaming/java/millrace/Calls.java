@@ -4,7 +4,6 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.stream.IntStream;
-import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.runtime.state.KeyedStateBackend;
 import org.apache.flink.runtime.state.VoidNamespace;
 import org.apache.flink.streaming.api.operators.InternalTimerService;
@@ -16,10 +15,13 @@ final class Calls {
 
   private final Resident resident;
   private final KeyedStateBackend<String> backend;
-  private final ValueState<byte[]> state;
+  private final Kept state;
 
   /** What came for a key since its state was written: Python folds it again. */
-  private final ValueState<byte[]> log;
+  private final Kept log;
+
+  /** By row: whether the key has a log. */
+  private final boolean[] logged;
 
   private final InternalTimerService<VoidNamespace> timers;
   private final Batch batch;
@@ -47,8 +49,8 @@ final class Calls {
    * `waiting`: null where no record may wait in place of a state.
    */
   Calls(
-      Resident resident, KeyedStateBackend<String> backend, ValueState<byte[]> state, ValueState<byte[]> log,
-      Waiting waiting, InternalTimerService<VoidNamespace> timers, Batch batch, int rows) {
+      Resident resident, KeyedStateBackend<String> backend, Kept state, Kept log, Waiting waiting,
+      InternalTimerService<VoidNamespace> timers, Batch batch, int rows) {
     this.resident = resident;
     this.backend = backend;
     this.state = state;
@@ -60,6 +62,7 @@ final class Calls {
     this.inMemory = backend.getBackendTypeIdentifier().equals("hashmap");
     int capacity = Math.max(rows, 4 * batch.capacity());
     this.keys = new Rows(capacity, batch.capacity());
+    this.logged = new boolean[keeps ? capacity : 0];
     this.waited = new byte[waiting == null ? 0 : capacity][];
   }
 
@@ -176,7 +179,11 @@ final class Calls {
       backend.setCurrentKey(keys.key(row));
       byte[] before = waiting == null ? null : waited[row];
       byte[] known = before == null ? state.value() : before;
-      admitted.add(new Batch.Admitted(row, keys.key(row), known, keeps ? log.value() : null));
+      byte[] since = keeps ? log.value() : null;
+      if (keeps) {
+        logged[row] = since != null;
+      }
+      admitted.add(new Batch.Admitted(row, keys.key(row), known, since));
     }
     Response response = new Response(resident.call("process", batch.request(admitted, handed)), handed.length);
     response.forEachKey((i, fresh, isLog, timer) -> keep(handed[i], fresh, isLog, timer));
@@ -195,12 +202,14 @@ final class Calls {
     backend.setCurrentKey(keys.key(row));
     if (isLog) {
       log.update(fresh);
+      logged[row] = true;
     } else if (fresh != null && fresh.length == 0) {
       state.clear();
     } else if (fresh != null) {
       state.update(fresh);
-      if (keeps && log.value() != null) {
+      if (keeps && logged[row]) {
         log.clear();
+        logged[row] = false;
       }
     }
     if (timer != Frames.NONE) {

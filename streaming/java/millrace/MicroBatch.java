@@ -13,7 +13,6 @@ import org.apache.flink.api.common.state.ListState;
 import org.apache.flink.api.common.state.ListStateDescriptor;
 import org.apache.flink.api.common.state.MapStateDescriptor;
 import org.apache.flink.api.common.state.StateTtlConfig;
-import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
 import org.apache.flink.api.common.typeinfo.TypeInformation;
@@ -63,9 +62,9 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   private final Set<Integer> rows;
 
   private transient KeyedStateBackend<String> backend;
-  private transient ValueState<byte[]> state;
+  private transient Kept state;
   private transient Waiting waiting;
-  private transient ValueState<byte[]> log;
+  private transient Kept log;
   private transient ListState<byte[]> snapshots;
   private transient ListState<String> caughtUp;
   private transient BroadcastState<String, byte[]> announced;
@@ -118,8 +117,8 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
       since.enableTimeToLive(ttl);
     }
     backend = getKeyedStateBackend();
-    state = context.getKeyedStateStore().getState(whole);
-    log = stage.rows() > 0 ? context.getKeyedStateStore().getState(since) : null;
+    state = new Kept(backend, context.getKeyedStateStore(), whole);
+    log = stage.rows() > 0 ? new Kept(backend, context.getKeyedStateStore(), since) : null;
     var task = getRuntimeContext().getTaskInfo();
     waiting = stage.waitMs() < 0 ? null : new Waiting(backend, task, mainKey, stage.waitMs(), stage.ttlMs());
     boolean live = context.isRestored();
