@@ -55,15 +55,15 @@ class Smoothing:
         ]
 
 
-def posterior(squares: Floats, grid: Floats, log: int, season: int, n: float) -> Floats:
-    """Weight of each member of the half `log` by its squared errors and its number of terms; small ones left out."""
+def posterior(squares: Floats, grid: Floats, log: int, season: int, n: float, least: float = 0.01) -> Floats:
+    """Weight of each member of the half `log` by its squared errors and its number of terms; below `least` left out."""
     half = grid.shape[1] // 2
     score = np.full(2 * half, -np.inf)
     for k in range(half * log, half * log + half):
         terms = (grid[1, k] > 0) + season * grid[6, k]
         score[k] = -0.5 * (n * np.log(squares[k]) + terms)
     weights = np.exp(score - score.max())
-    weights[weights < 0.01 - 1e-9] = 0.0
+    weights[weights < least] = 0.0
     return np.asarray(weights / weights.sum())
 
 
