@@ -244,15 +244,20 @@ def wait_running(address: str, job: str, seconds: float = 60.0) -> None:
 
     Failures from before the call do not count: a job that has recovered from them is as good as any.
     """
-    began: list[int] = []  # by the JobManager's clock; its failures it would answer from a cache for the next seconds
+
+    def look() -> dict[str, Any]:
+        # Not `/jobs/<id>`, which the JobManager answers from a cache that may be three seconds old.
+        found: dict[str, dict[str, Any]] = {one["jid"]: one for one in _call(address, "GET", "/jobs/overview")["jobs"]}
+        return found[job]
+
+    # By the JobManager's clock. To ask for the failures would fill that cache just before those that matter.
+    began = look()["last-modification"]
 
     def running() -> bool:
-        # Not `/jobs/<id>`, which the JobManager answers from a cache that may be three seconds old.
-        found = {one["jid"]: one for one in _call(address, "GET", "/jobs/overview")["jobs"]}[job]
-        began.append(found["last-modification"])
+        found = look()
         if found["state"] in TERMINAL:
             raise MillraceError(f"job {found['name']!r} is {found['state']}, expected RUNNING: {failure(address, job)}")
-        if found["state"] == "RESTARTING" and len(_failures(address, job, began[0])) >= HOPELESS:
+        if found["state"] == "RESTARTING" and len(_failures(address, job, began)) >= HOPELESS:
             raise MillraceError(
                 f"job {found['name']!r} failed {HOPELESS} times, expected it to run: {failure(address, job)}"
             )

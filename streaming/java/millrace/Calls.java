@@ -62,7 +62,7 @@ final class Calls {
     this.inMemory = backend.getBackendTypeIdentifier().equals("hashmap");
     int capacity = Math.max(rows, 4 * batch.capacity());
     this.keys = new Rows(capacity, batch.capacity());
-    this.logged = new boolean[keeps ? capacity : 0];
+    this.logged = new boolean[capacity];
     this.waited = new byte[waiting == null ? 0 : capacity][];
   }
 
@@ -180,9 +180,7 @@ final class Calls {
       byte[] before = waiting == null ? null : waited[row];
       byte[] known = before == null ? state.value() : before;
       byte[] since = keeps ? log.value() : null;
-      if (keeps) {
-        logged[row] = since != null;
-      }
+      logged[row] = since != null;
       admitted.add(new Batch.Admitted(row, keys.key(row), known, since));
     }
     Response response = new Response(resident.call("process", batch.request(admitted, handed)), handed.length);
@@ -207,7 +205,7 @@ final class Calls {
       state.clear();
     } else if (fresh != null) {
       state.update(fresh);
-      if (keeps && logged[row]) {
+      if (logged[row]) {
         log.clear();
         logged[row] = false;
       }
