@@ -314,6 +314,7 @@ class Models:
         self._lock, self._loading = threading.Lock(), threading.Lock()
         self._ready: tuple[Session | None, tuple[Session, ...]] | None = None
         self._signals: list[Signal] = []
+        self._waiting: list[Announcement] = []
         self._revision = self._taken = -1
 
     def announced(self, value: bytes, wait: bool) -> None:
@@ -326,13 +327,15 @@ class Models:
         if found.workload != self._name or found.revision <= self._revision:
             return
         self._revision = found.revision
-        thread = threading.Thread(target=self._load, args=(found,), daemon=True, name="millrace-models")
+        self._waiting.append(found)
+        thread = threading.Thread(target=self._load, daemon=True, name="millrace-models")
         thread.start()
         if wait:
             thread.join()
 
-    def _load(self, announced: Announcement) -> None:
-        with self._loading:  # one at a time; an older one that is good counts where a newer one is refused
+    def _load(self) -> None:
+        with self._loading:  # one at a time, the newest first; an older one that is good counts where that is refused
+            announced = self._waiting.pop()
             if announced.revision > self._taken:
                 self._try(announced)
 

@@ -105,6 +105,20 @@ def test_a_good_announcement_counts_though_a_bad_one_follows(registry: Registry)
     assert told(models) == ((A.version,), [A.version])
 
 
+def test_the_newest_announcement_is_tried_first(registry: Registry) -> None:
+    """A rollback waits behind every version that was announced before it: minutes, where learning makes many."""
+    registry.register("small", A)
+    registry.promote("small", A.version)
+    models, good = Models(small(), "small"), announcement(registry, "small")
+    missing = (msgspec.structs.replace(good.champion, url="/nowhere"),)  # type: ignore[type-var]
+    with models._loading:
+        for revision in (5, 6, 7):
+            models.announced(encode(msgspec.structs.replace(good, revision=revision, challengers=missing)), wait=False)
+        models.announced(encode(msgspec.structs.replace(good, revision=8)), wait=False)
+    models.announced(encode(msgspec.structs.replace(good, revision=9)), wait=True)
+    assert told(models) == ((A.version,), [])
+
+
 def rows(count: int, days: float, first: int = 20, seed: int = 1) -> list[bytes]:
     """Examples on their way to the teacher; the champion is mostly wrong, what was learned mostly right."""
     rng, of, made = np.random.default_rng(seed), small(), []
