@@ -6,6 +6,8 @@ ARGS ?=
 BIN := .venv/bin
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 JAVA := $(wildcard streaming/java/*/*.java streaming/java/locks/*) streaming/jars.py
+# Two at a time, file by file in their order: those with services first, each half with a stack of its own.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 export UV_PYTHON_PREFERENCE ?= system
 
 .PHONY: setup demo check lint test bench clean
@@ -42,10 +44,10 @@ lint: setup
 	$(BIN)/python tests/budgets.py
 
 check: lint
-	$(BIN)/pytest -m "not services and not bench" $(ARGS)
+	$(PYTEST) -m "not services and not bench" $(ARGS)
 
 test: lint
-	$(BIN)/pytest -m "not bench" $(ARGS)
+	$(PYTEST) -m "not bench" $(ARGS)
 
 bench: setup
 	$(BIN)/pytest -m bench -s $(ARGS)
