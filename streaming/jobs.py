@@ -28,9 +28,10 @@ PACE = 50
 """Milliseconds between two calls of a stage beside the way of an event: stages share an interpreter lock, and each call
 may cost one that decides some time."""
 
-TURN = 2
-"""The same of the stages that an event passes, where there are several: without it, they call Python for two or three
-records each at moderate load, and nothing is left of the processor for what comes besides."""
+TURN = 3
+"""The same of the first of the stages that an event passes, where there are several: without it, they call Python for
+two or three records each at moderate load, and nothing is left of the processor for what comes besides. Those behind it
+get what it gives, in its turns."""
 
 RESIDENT_BYTES = 128 << 20
 """What a stage may keep in Python of states that are in use, on each TaskManager."""
@@ -118,7 +119,7 @@ def _features(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> lis
         stages.append(
             flink.Stage(
                 stage.entity, spec(stage.index), main, side, hold=side is not None, ttl_ms=ttl,
-                rows=RESIDENT_BYTES // (8 * stage.features.width), pace_ms=TURN if len(compiled.stages) > 1 else 0,
+                rows=RESIDENT_BYTES // (8 * stage.features.width), pace_ms=0 if stage.index or stage.last else TURN,
             )
         )  # fmt: skip
     return stages

@@ -10,7 +10,7 @@ import org.apache.flink.streaming.api.operators.InternalTimerService;
 
 /** The calls of Python of one operator, and the keyed states that go in and come back with them. */
 final class Calls {
-  /** States that are handed over in one call, and that may wait for a checkpoint: more would hold up what comes. */
+  /** States that are handed over in one call: more would hold up what comes. */
   private static final int KEPT = 256;
 
   private final Resident resident;
@@ -43,6 +43,9 @@ final class Calls {
   private long checkpointed = System.nanoTime();
 
   private long period;
+
+  /** When `share` was asked last, ns. */
+  private long reckoned;
 
   /**
    * `rows`: of how many keys Python keeps the states from call to call (0: it gets and gives them with each);
@@ -126,11 +129,6 @@ final class Calls {
     return batch.full();
   }
 
-  /** Whether Python has changed states since it handed them over. */
-  boolean changed() {
-    return keys.changed() > 0;
-  }
-
   /** Process the batch. */
   Response run() throws Exception {
     if (!keeps) {
@@ -139,7 +137,7 @@ final class Calls {
       return response;
     }
     // Where batches are full, nobody waits for one record: what a checkpoint finds then may take its time.
-    int[] late = keys.take(full() || early() ? 0 : Math.min(2 * batch.size() + KEPT / 8, keys.changed() - KEPT));
+    int[] late = keys.take(full() ? 0 : Math.min(2 * batch.size() + KEPT / 8, share()));
     int[] victims = keys.victims();
     Response response = call(IntStream.concat(
         Arrays.stream(late), Arrays.stream(victims).filter(keys::isChanged)).toArray());
@@ -150,14 +148,24 @@ final class Calls {
     return response;
   }
 
-  /** Write some of the states that Python keeps to keyed state. The batch must be empty. */
-  void handOver() throws Exception {
-    call(keys.take(KEPT));
+  /** Where there is time, write some of the states that Python keeps to keyed state. */
+  void tidy() throws Exception {
+    int count = size() > 0 ? 0 : Math.min(KEPT, share());
+    if (count > 0) {
+      call(keys.take(count));
+    }
   }
 
-  /** Whether the next checkpoint is so far away that what is handed over now will often have changed again by then. */
-  boolean early() {
-    return System.nanoTime() - checkpointed < period / 2;
+  /**
+   * How many states are to be handed over now, so that few are left for the next checkpoint and no call has many. What
+   * is handed over in the first half of the time until then will often have changed again.
+   */
+  private int share() {
+    long now = System.nanoTime();
+    long left = Math.max(1, checkpointed + period - period / 16 - now);
+    long since = Math.min(now - reckoned, left);
+    reckoned = now;
+    return 2 * left > period ? 0 : (int) (keys.changed() * since / left);
   }
 
   /** Write all of the states that Python keeps to keyed state, for a checkpoint, and what waits. */
@@ -166,7 +174,7 @@ final class Calls {
       waiting.write();
     }
     while (keys.changed() > 0) {
-      handOver();
+      call(keys.take(KEPT));
     }
     long now = System.nanoTime();
     period = now - checkpointed;

@@ -357,11 +357,9 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     }
   }
 
-  /** Now and then, where there is time: what is handed over now does not hold up the next checkpoint. */
+  /** Now and then: what is handed over now does not hold up the next checkpoint. */
   private void tidy() throws Exception {
-    if (calls.size() == 0 && calls.changed() && !calls.early()) {
-      calls.handOver();
-    }
+    calls.tidy();
     tidyLater();
   }
 
