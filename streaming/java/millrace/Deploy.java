@@ -182,7 +182,7 @@ public final class Deploy {
             stage.uid(), SimpleOperatorFactory.of(operator), BYTES, parallelism, Types.STRING);
     for (Job.Port port : stage.side() == null ? List.of(stage.main()) : List.of(stage.main(), stage.side())) {
       KeyOf key = new KeyOf(port.key());
-      transformation.addInput(stream(port).keyBy(key, Types.STRING).getTransformation(), key);
+      transformation.addInput(stream(port, stage).keyBy(key, Types.STRING).getTransformation(), key);
     }
     if (stage.control() != null) {
       transformation.addInput(controls.get(stage.control()).getTransformation(), null);
@@ -210,10 +210,18 @@ public final class Deploy {
     return isMixed && isTimed && (main.tag() != null || stage.hold());
   }
 
-  private DataStream<byte[]> stream(Job.Port port) {
-    return port.tag() == null
-        ? sources.get(port.source())
-        : stages.get(port.source()).getSideOutput(MicroBatch.toStage(port.tag()));
+  /** What `port` of a stage reads; where it waits for its turn anyway, it need not be woken for each record. */
+  private DataStream<byte[]> stream(Job.Port port, Job.Stage stage) {
+    DataStream<byte[]> stream =
+        port.tag() == null
+            ? sources.get(port.source())
+            : stages.get(port.source()).getSideOutput(MicroBatch.toStage(port.tag()));
+    if (stage.paceMs() / 4 <= environment.getBufferTimeout()) {
+      return stream;
+    }
+    String name = port.source() + " for " + stage.uid();
+    return stream.map(record -> record).returns(BYTES).setParallelism(stream.getParallelism())
+        .setBufferTimeout(stage.paceMs() / 4).uid(name).name(name);
   }
 
   /** The tags of a stage that other stages read. */
