@@ -148,7 +148,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
     }
     order.release();
     if (stage.rows() > 0) {
-      tidyLater();
+      tidy();
     }
   }
 
@@ -360,10 +360,6 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   /** Now and then: what is handed over now does not hold up the next checkpoint. */
   private void tidy() throws Exception {
     calls.tidy();
-    tidyLater();
-  }
-
-  private void tidyLater() {
     var clock = getProcessingTimeService();
     clock.registerTimer(clock.getCurrentProcessingTime() + TIDY_MS, now -> tidy());
   }
