@@ -10,8 +10,8 @@ import org.apache.flink.streaming.api.operators.InternalTimerService;
 
 /** The calls of Python of one operator, and the keyed states that go in and come back with them. */
 final class Calls {
-  /** States that are handed over in one call: more would hold up what comes. */
-  private static final int KEPT = 256;
+  /** The most states that are handed over in one call: more would hold up what comes. */
+  private static final int MOST = 256;
 
   private final Resident resident;
   private final KeyedStateBackend<String> backend;
@@ -137,7 +137,7 @@ final class Calls {
       return response;
     }
     // Where batches are full, nobody waits for one record: what a checkpoint finds then may take its time.
-    int[] late = keys.take(full() ? 0 : Math.min(2 * batch.size() + KEPT / 8, share()));
+    int[] late = keys.take(full() ? 0 : Math.min(2 * batch.size() + MOST / 8, share()));
     int[] victims = keys.victims();
     Response response = call(IntStream.concat(
         Arrays.stream(late), Arrays.stream(victims).filter(keys::isChanged)).toArray());
@@ -150,7 +150,7 @@ final class Calls {
 
   /** Where there is time, write some of the states that Python keeps to keyed state. */
   void tidy() throws Exception {
-    int count = size() > 0 ? 0 : Math.min(KEPT, share());
+    int count = size() > 0 ? 0 : Math.min(MOST, share());
     if (count > 0) {
       call(keys.take(count));
     }
@@ -175,7 +175,7 @@ final class Calls {
       waiting.write();
     }
     while (keys.changed() > 0) {
-      call(keys.take(KEPT));
+      call(keys.take(MOST));
     }
     long now = System.nanoTime();
     period = now - checkpointed;

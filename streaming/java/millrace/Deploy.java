@@ -216,12 +216,13 @@ public final class Deploy {
         port.tag() == null
             ? sources.get(port.source())
             : stages.get(port.source()).getSideOutput(MicroBatch.toStage(port.tag()));
-    if (stage.paceMs() / 4 <= environment.getBufferTimeout()) {
+    int wait = stage.paceMs() / 4;
+    if (wait <= environment.getBufferTimeout()) {
       return stream;
     }
     String name = port.source() + " for " + stage.uid();
     return stream.map(record -> record).returns(BYTES).setParallelism(stream.getParallelism())
-        .setBufferTimeout(stage.paceMs() / 4).uid(name).name(name);
+        .setBufferTimeout(wait).uid(name).name(name);
   }
 
   /** The tags of a stage that other stages read. */
