@@ -115,16 +115,9 @@ class Detector:
         states[:, : self.words] = self._zero[0]
 
     def step(
-        self,
-        states: Floats,
-        slot: NDArray[np.int32],
-        port: NDArray[np.uint8],
-        at: NDArray[np.int64],
-        label: Floats,
-        columns: Floats,
-        fresh: NDArray[np.bool_],
-        out: Floats,
-    ) -> None:
+        self, states: Floats, slot: NDArray[np.int32], port: NDArray[np.uint8], at: NDArray[np.int64], label: Floats,
+        columns: Floats, fresh: NDArray[np.bool_], out: Floats,
+    ) -> None:  # fmt: skip
         """Score k rows in order into out f64[k, f]; row i is of the sensor states[slot[i]].
 
         port 0: a reading, columns f64[k, c] by `inputs` at ms; port 1: a verdict (label 1 or 0). Rows that are not

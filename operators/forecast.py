@@ -110,16 +110,9 @@ class Forecaster:
         states[:] = 0.0
 
     def step(
-        self,
-        states: Floats,
-        slot: NDArray[np.int32],
-        port: NDArray[np.uint8],
-        at: NDArray[np.int64],
-        label: Floats,
-        columns: Floats,
-        fresh: NDArray[np.bool_],
-        out: Floats,
-    ) -> None:
+        self, states: Floats, slot: NDArray[np.int32], port: NDArray[np.uint8], at: NDArray[np.int64], label: Floats,
+        columns: Floats, fresh: NDArray[np.bool_], out: Floats,
+    ) -> None:  # fmt: skip
         """Learn k observations in order, and forecast to `out` f64[k, names] where one is due; see `track.Tracker`."""
         kernels.step(states, slot, at, columns, fresh, out, self._plan)
 

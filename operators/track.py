@@ -43,16 +43,9 @@ class Tracker(Protocol):
         """Make `states` f64[u, >= words] those of keys of which nothing is known."""
 
     def step(
-        self,
-        states: Floats,
-        slot: NDArray[np.int32],
-        port: NDArray[np.uint8],
-        at: NDArray[np.int64],
-        label: Floats,
-        columns: Floats,
-        fresh: NDArray[np.bool_],
-        out: Floats,
-    ) -> None:
+        self, states: Floats, slot: NDArray[np.int32], port: NDArray[np.uint8], at: NDArray[np.int64], label: Floats,
+        columns: Floats, fresh: NDArray[np.bool_], out: Floats,
+    ) -> None:  # fmt: skip
         """Take k records in order into `states` f64[u, >= words], in place; columns of events to `out` f64[k, f].
 
         slot i32[k]: the state of each; port u8[k]: 0 event, 1 outcome; at i64[k] ms, since when it is known;

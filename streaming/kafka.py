@@ -4,8 +4,8 @@ The way of an event inside a job does not pass here (Flink has its own connector
 topics, and how decisions get out of them to people, tests and commands.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
@@ -22,8 +22,13 @@ MESSAGE_BYTES = 8 * 1024 * 1024
 TOPIC_CONFIG = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MESSAGE_BYTES)}
 TIMEOUT = 10.0
 
-PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError._UNKNOWN_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+NO_LEADER = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+PASSING = (*NO_LEADER, KafkaError._UNKNOWN_PARTITION, KafkaError._DESTROY_BROKER)
 """What a client is told of a partition that exists, while its broker starts or hangs."""
+
+SILENT = 10.0
+"""A reader without a record for so many seconds is replaced: librdkafka may miss that a partition has its leader again,
+after its broker hung for example, and would wait for ever (librdkafka #5593)."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 Outgoing = tuple[bytes | None, bytes | None, Headers]
@@ -165,6 +170,7 @@ def _span(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
             if error.args[0].code() not in PASSING or monotonic() > deadline:
                 raise
         sleep(0.02)
+        consumer.list_topics(partition.topic, timeout=TIMEOUT)  # or it believes for minutes what it was told once
 
 
 @contextmanager
@@ -200,23 +206,35 @@ def records(
     `start` and `until` may be offsets by partition; `until="end"` is where the topic ends when reading
     starts, None reads for ever and yields an empty list when nothing came for 0.1 s: the caller may stop.
     """
-    with _reader(brokers) as consumer, _translated(brokers, f"reading {topic}"):
-        bounds = _bounds(consumer, brokers, topic)
+    with _translated(brokers, f"reading {topic}"):
+        with _reader(brokers) as consumer:
+            bounds = _bounds(consumer, brokers, topic)
         ends = {partition: high for partition, (_, high) in bounds.items()}
         # "latest" is resolved here and now: what is published after this call returns is seen
         offsets = start if not isinstance(start, str) else ends if start == "latest" else {}
         goal = None if until is None else (ends if until == "end" else dict(until))
-        first = {p: max(offsets.get(p, 0), low) for p, (low, _) in bounds.items()}  # retention may have been there
-        consumer.assign([TopicPartition(topic, p, offset) for p, offset in first.items()])
-        reached = dict.fromkeys(ends, 0)
-        while goal is None or any(reached[p] < end for p, end in goal.items() if p in reached):
-            one = consumer.poll(0.1)  # `consume` alone would wait until the batch is full
-            messages = [] if one is None else [one, *consumer.consume(batch - 1, timeout=0)]
-            out = [record for m in messages if (record := _received(m, reached)) is not None]
-            if goal is not None:
-                out = [record for record in out if record.offset < goal.get(record.partition, 0)]
-            if out or goal is None:
-                yield out
+        reached = {p: max(offsets.get(p, 0), low) for p, (low, _) in bounds.items()}  # retention may have been there
+        with closing(_messages(brokers, topic, reached, batch)) as arrived:
+            while goal is None or any(reached[p] < end for p, end in goal.items() if p in reached):
+                out = [record for m in next(arrived) if (record := _received(m, reached)) is not None]
+                if goal is not None:
+                    out = [record for record in out if record.offset < goal.get(record.partition, 0)]
+                if out or goal is None:
+                    yield out
+
+
+def _messages(brokers: str, topic: str, reached: Mapping[int, int], batch: int) -> Generator[list[Message]]:
+    """Messages from `reached` on, which the caller moves; an empty list when none came for 0.1 s."""
+    while True:
+        with _reader(brokers) as consumer:
+            consumer.assign([TopicPartition(topic, p, offset) for p, offset in reached.items()])
+            heard = monotonic()
+            while monotonic() - heard < SILENT:
+                one = consumer.poll(0.1)  # `consume` alone would wait until the batch is full
+                messages = [] if one is None else [one, *consumer.consume(batch - 1, timeout=0)]
+                if messages:
+                    heard = monotonic()
+                yield messages
 
 
 def _received(message: Message, reached: dict[int, int]) -> Record | None:

@@ -150,8 +150,15 @@ class World:
         return flink.failure(self.services.flink, self.job().id)
 
     def _trouble(self) -> str:
+        """What the cluster and the broker say about a job that does not get on."""
         with suppress(MillraceError, StopIteration):
-            return f"job {self.job().state}: {self.failure() or 'no failure'}"
+            found = [f"job {self.job().state}: {self.failure() or 'no failure'}"]
+            found.append(f"checkpoints {self.rest('/checkpoints')['counts']}")
+            for task in self.rest()["vertices"]:
+                read, written = (task["metrics"][f"{way}-records"] for way in ("read", "write"))
+                found.append(f"{task['name']}: {read} in, {written} out")
+            found += [f"{topic} {kafka.end_offsets(self.services.kafka, topic)}" for topic in self.topics.all()]
+            return "\n".join(found)
         return "no job"
 
     def reach(self, number: int, seconds: float = 120.0) -> None:
