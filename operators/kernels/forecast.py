@@ -14,8 +14,11 @@ from operators.kernels.forecast_state import Floats, Halves, Ints, Plan
 Slots = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 
-RATE = 0.12
-"""Step of the quantile trackers, in mean absolute normalised errors."""
+RATE = 0.3
+"""Step of the quantile trackers one step ahead, in mean absolute normalised errors."""
+DELAYED = 0.1
+"""By how much the rates are lower for each further step ahead: whether a value was covered is known so much later, and
+large steps would go on for as long in the wrong direction."""
 RECENT, WIDEN = 0.02, 8.0
 """Rate of the error integrator, and how much wider an interval is for each missed share beyond what is allowed."""
 FOLLOW = 0.2
@@ -188,10 +191,11 @@ def judge(s: Floats, f: Halves, p: Plan, x: float) -> None:
             continue
         o = p.stats + a * S.STAT
         under, over = v < lower - nothing, v > upper + nothing
-        s[o] = min(s[o] + RATE * (p.below - under), 0.0)
-        s[o + 1] = max(s[o + 1] + RATE * (over - p.above), 0.0)
-        s[o + 9] += RECENT * (under - s[o + 9])
-        s[o + 10] += RECENT * (over - s[o + 10])
+        slower = 1.0 / (1.0 + DELAYED * (ahead - 1))
+        s[o] = min(s[o] + RATE * slower * (p.below - under), 0.0)
+        s[o + 1] = max(s[o + 1] + RATE * slower * (over - p.above), 0.0)
+        s[o + 9] += RECENT * slower * (under - s[o + 9])
+        s[o + 10] += RECENT * slower * (over - s[o + 10])
         size = abs(x) + abs(mean + s[S.BASE])
         s[o + 4] += 1.0
         s[o + 5] += abs(v - mean)

@@ -30,9 +30,9 @@ def filled(values: Floats, season: int) -> Floats:
     return filled
 
 
-def ours(found: list[Series], origins: list[Floats]) -> list[Answer]:
+def ours(found: list[Series], origins: list[Floats], level: float = LEVEL) -> list[Answer]:
     """Every observation before the last origin once, all series in one call, with a forecast at each."""
-    forecaster = Forecaster(found[0].horizon, LEVEL, every="1h", seasons=tuple(n for n in found[0].seasons if n))
+    forecaster = Forecaster(found[0].horizon, level, every="1h", seasons=tuple(n for n in found[0].seasons if n))
     there = [np.flatnonzero(~np.isnan(s.values[: last[-1]])) for s, last in zip(found, origins, strict=True)]
     slot = np.repeat(np.arange(len(found), dtype=np.int32), [len(t) for t in there])
     values = np.concatenate([s.values[t] for s, t in zip(found, there, strict=True)])

@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from tests.bench.forecast.series import HOURLY, SHORT, Series, hourly, short
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 STRIDE = {"demand": 58, "calls": 58}
 """Steps between scored origins, so that they wander through the day: 29, twice where batch methods would take hours."""
+WINDOW = 1000
+"""Forecasts in a window in which coverage is measured."""
 DIRECT = ("ETS", "ARIMA")
 """Methods whose own season is of at most 24 steps; longer ones are taken out by STL first."""
 
@@ -72,6 +75,35 @@ def test_short_table() -> None:
     ratio = result[best][3] / result["ours"][3]
     print(f"\nM3 monthly: best batch method {best}: one forecast costs {ratio:.0f} x all of ours, one an observation")
     assert ratio >= 100.0
+
+
+def windows(s: Series, level: float, ahead: int) -> Floats:
+    """Coverage in each window of WINDOW forecasts that many steps ahead, one at each observation, of what is scored."""
+    origins = np.arange(s.first - ahead + 1, len(s.values) - ahead + 1)
+    origins = origins[~np.isnan(s.values[origins - 1])]
+    ((_, lower, upper),) = ours([s], [origins], level)
+    truth = s.values[origins + ahead - 1]
+    there = ~np.isnan(truth)
+    inside = (lower[there, ahead - 1] <= truth[there]) & (truth[there] <= upper[there, ahead - 1])
+    return np.convolve(inside, np.full(WINDOW, 1 / WINDOW), "valid") if len(inside) >= WINDOW else np.empty(0)
+
+
+def test_rolling_coverage() -> None:
+    """If this fails, intervals of hourly series cover too much or too little for long."""
+    found, shares = hourly(), []
+    for level, dataset, ahead in product((0.9, 0.95), HOURLY, (1, 24, 48)):
+        each = [rolling for s in found if s.dataset == dataset and len(rolling := windows(s, level, ahead))]
+        if each:  # those of M4 and of temperature have fewer forecasts than a window
+            share = float(np.mean([(np.abs(one - level) <= 0.02 + 1e-9).mean() for one in each]))
+            all_ = np.concatenate(each)
+            print(
+                f"{level:3.0%} {dataset:11s} {ahead:2d} ahead: {len(each)} series, within 2 points {share:4.0%},"
+                f" all {all_.mean():.1%}, from {all_.min():.1%} to {all_.max():.1%}", flush=True
+            )  # fmt: skip
+            assert abs(all_.mean() - level) <= 0.02
+            shares.append(share)
+    print(f"of windows of {WINDOW:,} forecasts {np.mean(shares):.1%} are within 2 points")
+    assert np.mean(shares) >= 0.9
 
 
 def test_cost() -> None:
