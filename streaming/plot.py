@@ -1,4 +1,4 @@
-"""Curves over event time, for a terminal (braille) and as one SVG file, written by hand, that any browser shows.
+"""Curves over event time, for a terminal (braille) and as one page with an SVG, written by hand, for any browser.
 
 Beside the way of an event, in a demo.
 """
@@ -112,9 +112,10 @@ class _Axes:
 
 
 def draw(title: str, about: str, panels: Sequence[Panel]) -> str:
-    """The SVG: the panels below one another; `about` says what they show."""
+    """A page of HTML: the panels below one another; `about` says what they show."""
     height = 40 + HEIGHT * len(panels)
     parts = [
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/><title>{escape(title)}</title></head><body>',
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
@@ -126,7 +127,7 @@ def draw(title: str, about: str, panels: Sequence[Panel]) -> str:
         axes = _Axes(min(times), max(max(times), min(times) + DAY), *panel.range())
         parts.append(f'<g transform="translate(0 {row * HEIGHT})">')
         parts += [*_grid(panel, axes), *_areas(panel, axes), *_lines(panel, axes), *_marks(panel, axes), "</g>"]
-    return "\n".join([*parts, "</svg>\n"])
+    return "\n".join([*parts, "</svg></body></html>\n"])
 
 
 def _grid(panel: Panel, axes: _Axes) -> Iterator[str]:

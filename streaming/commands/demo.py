@@ -308,7 +308,7 @@ def _told(summary: "Summary", waited: float | None, differing: int) -> str:
 
 def _happened(site: Site, chosen: "Settings") -> str:
     """What happened, in words, and where the picture of it is."""
-    path = chosen.home / f"demo-{site.workload.name}.svg"
+    path = chosen.home / f"demo-{site.workload.name}.html"
     path.write_text(site.show.picture())
     return "\n".join([*site.care.told, *site.show.told(), f"plot over event time: {path}", ""])
 

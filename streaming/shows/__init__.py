@@ -89,7 +89,7 @@ class Show(Protocol):
         """What happened, in lines of the summary."""
 
     def picture(self) -> str:
-        """The same as SVG."""
+        """The same as a page of HTML."""
 
 
 def kind(name: str) -> type[Show]:

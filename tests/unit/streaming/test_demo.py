@@ -171,7 +171,7 @@ def drawn(show: Any, width: int) -> str:
 
 
 def written(picture: str) -> set[str]:
-    """The texts in an SVG file."""
+    """The texts in a page."""
     return {element.text for element in ElementTree.fromstring(picture).iter() if element.text}
 
 
