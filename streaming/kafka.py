@@ -22,8 +22,10 @@ MESSAGE_BYTES = 8 * 1024 * 1024
 TOPIC_CONFIG = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MESSAGE_BYTES)}
 TIMEOUT = 10.0
 
-NO_LEADER = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
-PASSING = (*NO_LEADER, KafkaError._UNKNOWN_PARTITION, KafkaError._DESTROY_BROKER)
+PASSING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError._UNKNOWN_PARTITION,
+    KafkaError._DESTROY_BROKER,
+)  # fmt: skip
 """What a client is told of a partition that exists, while its broker starts or hangs."""
 
 SILENT = 10.0

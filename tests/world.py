@@ -151,15 +151,15 @@ class World:
 
     def _trouble(self) -> str:
         """What the cluster and the broker say about a job that does not get on."""
-        with suppress(MillraceError, StopIteration):
-            found = [f"job {self.job().state}: {self.failure() or 'no failure'}"]
+        found = []
+        with suppress(MillraceError, StopIteration):  # a part that does not answer takes nothing from what others said
+            found.append(f"job {self.job().state}: {self.failure() or 'no failure'}")
             found.append(f"checkpoints {self.rest('/checkpoints')['counts']}")
             for task in self.rest()["vertices"]:
                 read, written = (task["metrics"][f"{way}-records"] for way in ("read", "write"))
                 found.append(f"{task['name']}: {read} in, {written} out")
             found += [f"{topic} {kafka.end_offsets(self.services.kafka, topic)}" for topic in self.topics.all()]
-            return "\n".join(found)
-        return "no job"
+        return "\n".join(found) or "no job"
 
     def reach(self, number: int, seconds: float = 120.0) -> None:
         """Wait until so many decisions are there."""

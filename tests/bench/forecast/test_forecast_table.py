@@ -44,9 +44,9 @@ def table(found: list[Series], long: bool) -> dict[str, dict[str, Floats]]:
         series = [s for s in found if s.dataset == dataset]
         stride = STRIDE.get(dataset, 29)
         origins = [np.arange(s.first, len(s.values) - s.horizon + 1, stride) for s in series]
+        first, second = series[0].seasons
         print(f"\n{dataset}: {len(series)} series\n{'':16s}   MASE  sMAPE  in 95 %  CPU s/series")
         for method in all_:
-            first, second = series[0].seasons
             if (method in DIRECT and first > 24) or (method.startswith("STL") and second > MOST):
                 continue
             all_[method](series[:1], [origins[0][:1]])
