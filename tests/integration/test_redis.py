@@ -215,6 +215,18 @@ def test_closing_is_bounded(server: Server) -> None:
     server.signal(signal.SIGCONT)
 
 
+def test_closing_outlives_a_short_outage(server: Server) -> None:
+    """If this fails, one late answer while a job is cancelled loses everything that waits to be published."""
+    views = Views(server.url, "millrace:t", interval=60)
+    publish(views, 1, 1.0, *map(str, range(10_000)))
+    server.signal(signal.SIGSTOP)
+    going_on = threading.Timer(0.5, server.signal, (signal.SIGCONT,))
+    going_on.start()
+    views.close(20)
+    going_on.join()
+    assert views.counts().written == 10_000
+
+
 def test_a_lookup_tells_missing_from_unavailable(server: Server) -> None:
     """If this fails, decisions are marked as degraded for want of a value, or not marked in an outage."""
     server.client.hset("m:card:a", mapping={"amount": "1.5", "count": "many"})
