@@ -4,7 +4,6 @@ A policy turns the scored rows of a batch into decisions. It is the only place t
 state the action of a degraded decision, one that was made while a dependency was down.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -70,11 +69,13 @@ class Thresholds:
 
     def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
         """A `Scored` decision for each row; a degraded one takes the action declared for it."""
-        scores, degraded = batch.scores.round(DIGITS).tolist(), batch.degraded.tolist()
-        levels = [bisect_right(self.levels, score) for score in scores]
-        actions = [self.degraded if poor else self.actions[level] for poor, level in zip(degraded, levels, strict=True)]
+        rounded = batch.scores.round(DIGITS)
+        levels = np.searchsorted(self.levels, rounded, "right")
+        scores, degraded = rounded.tolist(), batch.degraded.tolist()
+        reached = zip(degraded, levels.tolist(), strict=True)
+        actions = [self.degraded if poor else self.actions[level] for poor, level in reached]
         reasons: list[tuple[str, ...]] = [()] * len(actions)
-        alerted = [row for row, level in enumerate(levels) if level or degraded[row]]
+        alerted = np.flatnonzero((levels > 0) | batch.degraded).tolist()
         if alerted and self.reasons:
             for row, strongest in zip(alerted, self._reasons(batch, np.array(alerted)), strict=True):
                 reasons[row] = strongest

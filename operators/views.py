@@ -1,38 +1,37 @@
 """Feature views: the latest features of each entity, written behind to Redis for people and services to read.
 
-Place in the way of an event: beside it, never in it. Once a batch is scored, `Views.publish` takes its rows;
-a thread keeps the newest of each key in `Pending` (pure: no clock, no I/O) and writes them, never going back
-to an older one than Redis holds. A view is one HASH: a field a feature, and `at`, their event time in ms.
+Place in the way of an event: beside it, never in it. Once a batch is scored, `Views.publish` keeps the newest row of
+each key in `Pending` (pure: no clock, no I/O), and a thread writes them, never going back to an older one than Redis
+holds. A view is one HASH: a field a feature, and `at`, their event time in ms.
 """
 
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.kernels import pending
 from operators.redis import Link, names_of
 from schemas.errors import Unavailable
 
 log = logging.getLogger("millrace.views")
+I32 = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Doubles = NDArray[np.float64]
-EARLIEST = np.iinfo(np.int64).min
 
 # A hash is replaced only by one that is not older, compared where it lies: no race of writers turns it back.
 # A hash with other fields than ours is from an older declaration: it is written anew.
 WRITE = """
-local ttl, width = tonumber(ARGV[1]), #ARGV - 3
-local ats, values = string.gmatch(ARGV[2], '[^,]+'), string.gmatch(ARGV[3], '[^,]+')
+local width = #ARGV - 2
+local ats, values = string.gmatch(ARGV[1], '[^,]+'), string.gmatch(ARGV[2], '[^,]+')
 local written, stale, failed = 0, 0, 0
 local row = {'at', ''}
-for j = 1, width do row[2 * j + 1] = ARGV[j + 3] end
+for j = 1, width do row[2 * j + 1] = ARGV[j + 2] end
 for _, key in ipairs(KEYS) do
   row[2] = ats()
   for j = 1, width do row[2 * j + 2] = values() end
@@ -48,73 +47,68 @@ for _, key in ipairs(KEYS) do
       done = redis.pcall('HSET', key, unpack(row))
     end
     if type(done) == 'table' then failed = failed + 1 else written = written + 1 end
-    if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
   end
 end
 return {written, stale, failed}
 """
 
 
-class Pending:
-    """One row of `width` float64 for each of at most `limit` keys.
+class Taken(NamedTuple):
+    """The newest rows of k keys that are being written: at i64[k] ms, values f64[k, width]."""
 
-    Rows lie in one matrix and not in objects, so that a slow consumer costs `limit * width * 8` bytes and a
-    merge is a few array operations. A key keeps its place in the queue when a newer row replaces its row.
+    keys: list[str]
+    at: Longs
+    values: Doubles
+
+
+NOTHING = Taken([], np.empty(0, np.int64), np.empty((0, 0)))
+
+
+class Pending:
+    """The newest row of `width` float64 of each of at most `limit` keys.
+
+    A key is known by the row that it has in the state of its stage: whether it waits already is one look, without the
+    interpreter lock. It keeps its place in the queue when a newer row replaces its row.
     """
 
     def __init__(self, width: int, limit: int) -> None:
-        self._limit = limit
-        self._slot: dict[str, int] = {}
-        self._queue: deque[str] = deque()
-        self._free = list(range(limit))
-        self._at: Longs = np.zeros(limit, np.int64)
+        self._keys = [""] * limit
+        self._row, self._at = np.full(limit, -1, np.int32), np.empty(limit, np.int64)
         self._values: Doubles = np.empty((limit, width))
+        self._place: I32 = np.empty(0, np.int32)
+        self._ends = np.zeros(2, np.int64)
 
     def __len__(self) -> int:
-        return len(self._slot)
+        return int(self._ends[1])
 
-    def merge(self, keys: Sequence[str], at: Longs, values: Doubles) -> tuple[int, int]:
-        """Take in k <= limit rows (at: i64[k] ms, values: f64[k, width]); of equal times the later row wins.
+    def forget(self, rows: I32) -> None:
+        """These rows are of other keys from now on."""
+        pending.forget(self._known(rows), self._place, self._row)
+
+    def merge(self, rows: I32, keys: Sequence[str], at: Longs, values: Doubles) -> tuple[int, int]:
+        """Take in k rows of a stage (at: i64[k] ms, values: f64[k, width]); of equal times the later one wins.
 
         Returns (rows that shared a place with another of their key, keys dropped to make room).
         """
-        slot = self._slot
-        fresh = [key for key in dict.fromkeys(keys) if key not in slot]
-        dropped = self._make_room(len(fresh), keys)
-        places = [self._free.pop() for _ in fresh]
-        slot.update(zip(fresh, places, strict=True))
-        self._at[places] = EARLIEST
-        self._queue.extend(fresh)
-        order = np.argsort(at, kind="stable")
-        rows = np.fromiter(map(slot.__getitem__, keys), np.int64, len(keys))[order]
-        at, values = at[order], values[order]
-        newer = at >= self._at[rows]
-        rows = rows[newer]
-        self._at[rows] = at[newer]  # the last one assigned to a repeated row stays, and `at` ascends
-        self._values[rows] = values[newer]
-        return len(keys) - len(fresh), dropped
+        rows = self._known(rows)
+        ring = self._place, self._row, self._at, self._values, self._ends
+        fresh, places, dropped = pending.merge(rows, at, np.ascontiguousarray(values), *ring)
+        for i, place in zip(fresh.tolist(), places.tolist(), strict=True):
+            self._keys[place] = keys[i]
+        return len(rows) - len(fresh), dropped
 
-    def head(self, count: int) -> tuple[list[str], Longs, Doubles]:
-        """Keys, times and rows of the `count` keys that have waited longest; they stay until `discard`."""
-        keys = list(islice(self._queue, count))
-        rows = [self._slot[key] for key in keys]
-        return keys, self._at[rows], self._values[rows]
+    def _known(self, rows: I32) -> I32:
+        """Have places for `rows`."""
+        if len(rows) and (more := int(rows.max()) + 1 - len(self._place)) > 0:
+            self._place = np.append(self._place, np.full(more + len(self._place), -1, np.int32))
+        return np.array(rows)  # that are read from a request are not writeable, which would be another kernel
 
-    def discard(self, count: int) -> None:
-        """Forget the `count` keys that have waited longest."""
-        keys = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
-        self._free.extend(map(self._slot.pop, keys))
-
-    def _make_room(self, fresh: int, keys: Sequence[str]) -> int:
-        excess = max(0, len(self._slot) + fresh - self._limit)
-        coming = frozenset(keys) if excess else frozenset()
-        lost: list[str] = []
-        while len(lost) < excess:
-            key = self._queue.popleft()
-            # One that is about to be the newest is not the one to lose.
-            (self._queue if key in coming else lost).append(key)
-        self._free.extend(map(self._slot.pop, lost))
-        return excess
+    def take(self, count: int) -> Taken:
+        """The `count` keys that have waited longest, which wait no longer."""
+        places = (self._ends[0] + np.arange(min(count, len(self)))) % len(self._row)
+        taken = Taken([self._keys[place] for place in places.tolist()], self._at[places], self._values[places])
+        pending.remove(len(places), self._place, self._row, self._ends)
+        return taken
 
 
 class ViewCounts(NamedTuple):
@@ -133,73 +127,53 @@ class ViewCounts(NamedTuple):
     up: bool
 
 
-class Batch(NamedTuple):
-    """Rows as they were handed over: k keys, at i64[k] in ms, values f64[k, f]."""
-
-    entity: str
-    keys: tuple[str, ...]
-    at: Longs
-    names: tuple[str, ...]
-    values: Doubles
-
-
 class Views:
-    """The latest features of each entity, written behind by a thread that is bounded in work and in memory.
+    """The latest features `names` of each key of an `entity`, written behind by a thread that is bounded in work.
 
-    Every `interval` seconds it writes at most `rate * interval` keys: the newest row of each, the key that
-    waited longest first. At most `max_pending` keys of an entity wait, and as many rows not looked at yet;
-    beyond that the oldest are dropped. A hash expires `ttl` seconds after its last write (None: never). An
-    entity has one publisher. `timeout` (seconds) delays nobody but the thread.
+    Every `interval` seconds it writes at most `rate * interval` keys: the newest row of each, the key that waited
+    longest first. At most `max_pending` keys wait; beyond that the oldest are dropped. `timeout` (seconds) delays
+    nobody but the thread.
     """
 
-    MERGED = 512  # rows merged, and
-    SENT = 128  # keys sent, before the interpreter lock is given up: fractions of a millisecond
+    SENT = 128
+    """Keys sent, and held from whoever publishes, at once: fractions of a millisecond."""
 
     def __init__(
-        self,
-        url: str,
-        prefix: str,
-        max_pending: int = 50_000,
-        interval: float = 0.05,
-        rate: int = 2_000,
-        ttl: float | None = None,
-        timeout: float = 0.1,
-    ) -> None:
-        self._prefix, self._limit, self._interval = prefix, max_pending, interval
-        self._budget, self._ttl = max(1, int(rate * interval)), int((ttl or 0) * 1000)
+        self, url: str, prefix: str, entity: str, names: tuple[str, ...], *, max_pending: int = 50_000,
+        interval: float = 0.05, rate: int = 2_000, timeout: float = 0.1,
+    ) -> None:  # fmt: skip
+        self._prefix, self._entity, self._names, self._interval = prefix, entity, names, interval
+        self._budget = max(1, int(rate * interval))
         self._link = Link(url, WRITE, timeout)
-        self._inbox: deque[Batch] = deque()
-        self._inbox_rows = self._spilled = 0
+        self._pending, self._sending = Pending(len(names), max_pending), NOTHING
         self._lock = threading.Lock()
-        self._tables: dict[tuple[str, tuple[str, ...]], Pending] = {}
         self._written = self._stale = self._coalesced = self._dropped = self._failed = 0
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="millrace-views", daemon=True)
         self._thread.start()
 
-    def publish(
-        self, entity: str, keys: Sequence[str], at: Longs, names: tuple[str, ...], values: Doubles
-    ) -> None:
-        """Hand over k rows (at: i64[k] ms, values: f64[k, f] of `names`): a copy and an append, no I/O."""
-        batch = Batch(entity, tuple(keys), np.array(at, np.int64), names, np.array(values, np.float64))
+    def forget(self, rows: I32) -> None:
+        """The keys of these rows of the stage are others from now on; each row is told so before it is published."""
+        with self._lock:
+            self._pending.forget(rows)
+
+    def publish(self, rows: I32, keys: Sequence[str], at: Longs, values: Doubles) -> None:
+        """Hand over k rows i32[k] of the stage, of `keys` (at: i64[k] ms, values: f64[k, names]): a copy, no I/O."""
         with self._lock:
             if self._closing.is_set():
-                self._spilled += len(batch.keys)
+                self._dropped += len(rows)
                 return
-            self._inbox.append(batch)
-            self._inbox_rows += len(batch.keys)
-            while self._inbox_rows > self._limit:
-                lost = len(self._inbox.popleft().keys)
-                self._inbox_rows -= lost
-                self._spilled += lost
+            coalesced, dropped = self._pending.merge(rows, keys, at, values)
+            self._coalesced += coalesced
+            self._dropped += dropped
 
     def counts(self) -> ViewCounts:
         """What became of the rows so far; exact once the thread is at rest."""
-        waiting = self._inbox_rows + sum(map(len, tuple(self._tables.values())))
-        dropped = self._dropped + self._spilled
+        with self._lock:
+            waiting = len(self._pending) + len(self._sending.keys)
         return ViewCounts(
-            self._written, self._stale, self._coalesced, dropped, self._failed, waiting, self._link.up
+            self._written, self._stale, self._coalesced, self._dropped, self._failed, waiting, self._link.up
         )
 
     def close(self, timeout: float = 1.0) -> None:
@@ -211,93 +185,43 @@ class Views:
 
     def _run(self) -> None:
         while not self._closing.wait(self._interval):
-            self._round(16 * self._budget, self._budget)
+            self._round(self._budget)
         while (waiting := self.counts().waiting) and time.monotonic() < self._deadline:
-            self._round(self._limit, waiting)
+            self._round(waiting)
             if not self._link.up:  # one answer that is late must not cost what there is still time to write
                 time.sleep(0.01)
-        with self._lock:
-            self._spilled += self._inbox_rows
-            self._inbox.clear()
-            self._inbox_rows = 0
-        self._dropped += sum(map(len, self._tables.values()))
-        self._tables.clear()
+        self._dropped += self.counts().waiting
+        self._pending, self._sending = Pending(len(self._names), 1), NOTHING
         self._link.close()
 
-    def _round(self, rows: int, keys: int) -> None:
+    def _round(self, budget: int) -> None:
+        """Write up to `budget` keys."""
         try:
-            self._merge(rows)
-            self._send(keys)
-        except Exception:  # a fault of ours: it must neither end the publishing nor come back every round
-            log.exception("feature views: what waited is given up")
-            self._failed += sum(map(len, self._tables.values()))
-            self._tables.clear()
-
-    def _merge(self, rows: int) -> None:
-        """Move about `rows` rows, and at least one batch, from the inbox to the tables."""
-        while rows > 0 and (batches := self._next()):
-            entity, names = batches[0].entity, batches[0].names
-            keys = [key for batch in batches for key in batch.keys]
-            at = np.concatenate([batch.at for batch in batches])
-            values = np.concatenate([batch.values for batch in batches])
-            table = self._tables.get((entity, names))
-            if table is None:
-                table = self._tables[entity, names] = Pending(len(names), self._limit)
-            rows -= len(keys)
-            for i in range(0, len(keys), step := min(self.MERGED, self._limit)):
-                part = slice(i, i + step)
-                coalesced, dropped = table.merge(keys[part], at[part], values[part])
-                self._coalesced += coalesced
-                self._dropped += dropped
-                time.sleep(5e-5)  # lets the hot path have the interpreter
-
-    def _next(self) -> list[Batch]:
-        """The batches of one kind that have waited longest, together `MERGED` rows or more where there are: one merge
-        of many costs little more than one of a few."""
-        found: list[Batch] = []
-        size = 0
-        with self._lock:
-            while self._inbox and size < self.MERGED:
-                batch = self._inbox[0]
-                if found and (batch.entity, batch.names) != (found[0].entity, found[0].names):
+            if self._link.due:
+                self._link.connect()
+            while self._link.up and budget > 0 and time.monotonic() < self._deadline:
+                if not self._sending.keys:
+                    with self._lock:
+                        self._sending = self._pending.take(min(self.SENT, budget))
+                if not self._sending.keys:
                     break
-                self._inbox.popleft()
-                rows, width = len(batch.keys), len(batch.names)
-                self._inbox_rows -= rows
-                size += rows
-                if batch.at.shape == (rows,) and batch.values.shape == (rows, width):
-                    found.append(batch)
-                    continue
-                shapes = batch.at.shape, batch.values.shape
-                log.error("views of %s: found shapes %s, expected %s", batch.entity, shapes, (rows, width))
-                self._failed += rows
-        return found
+                budget -= len(self._sending.keys)
+                self._write(*self._sending)
+        except Exception:  # a fault of ours: it must neither end the publishing nor come back every round
+            log.exception("feature views: what was being written is given up")
+            self._failed += len(self._sending.keys)
+            self._sending = NOTHING
 
-    def _send(self, budget: int) -> None:
-        """Write up to `budget` keys, an even share for each entity, then whoever has more."""
-        if self._link.due:
-            self._link.connect()
-        share = max(1, min(self.SENT, budget // max(1, len(self._tables))))
-        while self._link.up and budget > 0 and time.monotonic() < self._deadline:
-            sent = 0
-            for (entity, names), table in self._tables.items():
-                if (count := min(share, budget, len(table))) and self._link.up:
-                    self._write(entity, names, table, count)
-                    budget, sent = budget - count, sent + count
-            if not sent:
-                break
-
-    def _write(self, entity: str, names: tuple[str, ...], table: Pending, count: int) -> None:
-        keys, at, values = table.head(count)
-        arguments: list[str | int] = [self._ttl, ",".join(map(str, at.tolist())), decimals(values), *names]
+    def _write(self, keys: list[str], at: Longs, values: Doubles) -> None:
+        arguments = [",".join(map(str, at.tolist())), decimals(values), *self._names]
         try:
-            written, stale, failed = self._link.call(names_of(self._prefix, entity, keys), arguments)
+            written, stale, failed = self._link.call(names_of(self._prefix, self._entity, keys), arguments)
         except Unavailable:
             return  # they keep waiting: should Redis have taken them, to write them twice is harmless
-        table.discard(count)
         self._written += written
         self._stale += stale
         self._failed += failed
+        self._sending = NOTHING
 
 
 def decimals(values: Doubles) -> str:

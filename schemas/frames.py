@@ -22,7 +22,7 @@ fills to a multiple of 8 bytes, and so does whoever writes a state or a log. The
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,43 +40,10 @@ MAIN, SIDE, TIMER = 0, 1, 2
 ROW, DECISION, DEADLETTER, SIGNAL, EXAMPLE, PENDING, LESSON, MODEL = 0, 8, 9, 10, 11, 12, 13, 14
 """Tags of outputs; `ROW + i` goes to feature stage `i`, `PENDING` and `LESSON` to the stages of the learning loop."""
 
-SOURCE = struct.Struct("<qiqqii")
 _SINK = struct.Struct("<iii")
 _PAIR = struct.Struct("<ii")
 _ROW = struct.Struct("<qi")
 _HEAD = struct.Struct("<iiii")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A record as a source read it; `timestamp` in ms, as the broker or producer stamped it."""
-
-    at: int
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-
-
-def read_source(frame: bytes) -> Source:
-    """The record in a source frame."""
-    at, partition, offset, timestamp, key, value = SOURCE.unpack_from(frame)
-    split = SOURCE.size + max(key, 0)
-    return Source(
-        at, partition, offset, timestamp,
-        frame[SOURCE.size : split] if key >= 0 else None,
-        frame[split : split + value] if value >= 0 else None,
-    )  # fmt: skip
-
-
-def write_source(record: Source) -> bytes:
-    """The source frame of `record` (what Java writes; used where there is no Java)."""
-    key, value = record.key, record.value
-    return SOURCE.pack(
-        record.at, record.partition, record.offset, record.timestamp,
-        -1 if key is None else len(key), -1 if value is None else len(value),
-    ) + (key or b"") + (value or b"")  # fmt: skip
 
 
 def row(at: int, key: bytes, payload: bytes) -> bytes:
@@ -92,12 +59,6 @@ def sink(key: bytes | None, value: bytes | None, headers: Sequence[tuple[bytes, 
     for header in headers:
         parts += header
     return b"".join(parts)
-
-
-def sinks(records: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """Sink frames of keys and values, without headers."""
-    pack = _SINK.pack
-    return [pack(len(key), len(value), 0) + key + value for key, value in records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,83 +135,22 @@ def parse_request(buffer: bytes) -> Request:
     )  # fmt: skip
 
 
-def build_request(
-    slot: Sequence[int],
-    port: Sequence[int],
-    records: Sequence[bytes],
-    keys: Sequence[bytes],
-    states: Sequence[bytes],
-    rows: Sequence[int] | None = None,
-    handed: Sequence[int] | None = None,
-    logs: Sequence[bytes] = (),
-) -> bytes:
-    """The request of a batch (what Java writes; used where there is no Java)."""
-    n, u = len(records), len(keys)
-    logs = logs or [b""] * u
-    rows, handed = range(u) if rows is None else rows, range(u) if handed is None else handed
-    lengths = [*map(len, records), *rows, *map(len, keys), *map(len, states), *map(len, logs), *handed]
-    head = struct.pack(f"<{4 + n + len(lengths)}i", n, u, len(handed), 0, *slot, *lengths) + bytes(port)
-    return b"".join((head, bytes(_pad(len(head))), *states, *logs, *keys, *records))
-
-
 def build_response(
-    outputs: Sequence[bytes],
+    outputs: Sequence[bytes | memoryview],
     tags: bytes,
     state_length: NDArray[np.int32],
     states: bytes | memoryview,
     timer: NDArray[np.int64] | None,
+    lengths: NDArray[np.int32] | None = None,
 ) -> bytes:
     """The response to a request.
 
     outputs m frames, tags m bytes, state_length i32[h], states in the order of `handed`, timer i64[h] in event
-    time or None where the stage sets none.
+    time or None where the stage sets none; lengths i32[m] of the frames where one of `outputs` has several.
     """
-    m, u = len(outputs), len(state_length)
-    lengths = np.fromiter(map(len, outputs), np.int32, m)
-    size = 8 + 4 * m + 4 * u + m
+    if lengths is None:
+        lengths = np.fromiter(map(len, outputs), np.int32, len(outputs))
+    m, u = len(lengths), len(state_length)
     timers = np.full(u, NONE, np.int64) if timer is None else timer
-    head = (_PAIR.pack(m, u), lengths.tobytes(), state_length.tobytes(), tags, bytes(_pad(size)), timers.tobytes())
-    return b"".join((*head, states, *outputs))
-
-
-class Log(bytes):
-    """What came for a key since its state was written, in a response."""
-
-
-def parse_response(
-    buffer: bytes,
-) -> tuple[list[tuple[int, bytes]], list[bytes | None], list[int]]:
-    """Outputs as (tag, frame), states (None: unchanged, or a `Log`) and timers of a response, as Java reads it."""
-    m, u = _PAIR.unpack_from(buffer)
-    lengths = np.frombuffer(buffer, np.int32, m + u, 8).tolist()
-    tags = buffer[8 + 4 * (m + u) : 8 + 4 * (m + u) + m]
-    offset = 8 + 5 * m + 4 * u
-    offset += _pad(offset)
-    timers = np.frombuffer(buffer, np.int64, u, offset).tolist()
-    offset += 8 * u
-    states: list[bytes | None] = []
-    for length in lengths[m:]:
-        size = -length if length < -1 else max(length, 0)
-        found = buffer[offset : offset + size]
-        states.append(None if length == -1 else Log(found) if length < 0 else found)
-        offset += size
-    outputs = []
-    for tag, length in zip(tags, lengths[:m], strict=True):
-        outputs.append((tag, buffer[offset : offset + length]))
-        offset += length
-    return outputs, states, timers
-
-
-def sink_parts(frame: bytes) -> tuple[bytes | None, bytes | None, list[tuple[bytes, bytes]]]:
-    """Key, value and headers in a sink frame."""
-    key, value, count = _SINK.unpack_from(frame)
-    sizes = [_PAIR.unpack_from(frame, _SINK.size + 8 * i) for i in range(count)]
-    offset = _SINK.size + 8 * count
-
-    def take(length: int) -> bytes:
-        nonlocal offset
-        offset += max(length, 0)
-        return frame[offset - max(length, 0) : offset]
-
-    parts = (take(key) if key >= 0 else None, take(value) if value >= 0 else None)
-    return *parts, [(take(a), take(b)) for a, b in sizes]
+    head = (_PAIR.pack(m, u), lengths.tobytes(), state_length.tobytes(), tags, bytes(_pad(8 + 5 * m + 4 * u)))
+    return b"".join((*head, timers.tobytes(), states, *outputs))

@@ -1,32 +1,148 @@
-"""Compiled readers of frames: many records of one batch → columns."""
+"""Compiled readers and writers of frames: many records of one batch to columns, and back."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels import kernel
+from operators.kernels import part
 
 Bytes = NDArray[np.uint8]
+I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+
+END = 10
+"""The byte behind each of many texts, a line feed: Python joins and parts texts at it as fast as it copies them."""
+
+
+def join(texts: list[str]) -> tuple[Bytes, I64]:
+    """UTF-8 of k `texts` with a byte behind each, and where each begins, i64[k + 1]: there the last one has ended."""
+    joined = np.frombuffer(("\n".join(texts) + "\n").encode(), np.uint8)
+    bounds = _lines(joined, len(texts))
+    if bounds[-1] != len(joined):  # some text has a line feed itself
+        bounds[1:] = np.cumsum([len(text.encode()) + 1 for text in texts])
+    return joined, bounds
+
+
+def split(joined: Bytes, bounds: I64) -> list[str]:
+    """The texts that were joined."""
+    data = joined.tobytes()
+    texts = data.decode().split("\n")
+    if len(texts) == len(bounds):
+        return texts[:-1]
+    return [data[a : b - 1].decode() for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
 
 
 @kernel
-def read_words(buffer: Bytes, start: I64, count: int) -> NDArray[np.uint8]:
-    """The first `count` 8-byte words of the payload of each row frame at `start` i64[k], u8[k, 8 + 8 · count].
+def _lines(joined: Bytes, count: int) -> I64:
+    bounds = np.zeros(count + 1, np.int64)
+    k = 0
+    for i in range(len(joined)):
+        if joined[i] == END:
+            k += 1
+            if k <= count:
+                bounds[k] = i + 1
+    if k != count:
+        bounds[count] = -1
+    return bounds
 
-    The first word of a result is the `at` of the frame.
+
+@part
+def get32(buffer: Bytes, a: int) -> np.int64:
+    """A signed integer of four bytes."""
+    bits = (
+        np.int64(buffer[a]) | np.int64(buffer[a + 1]) << 8
+        | np.int64(buffer[a + 2]) << 16 | np.int64(buffer[a + 3]) << 24
+    )  # fmt: skip
+    return bits - (bits >> 31 << 32)
+
+
+@part
+def put32(buffer: Bytes, a: int, value: int) -> int:
+    """Write an integer of four bytes; returns where it ends."""
+    for j in range(4):
+        buffer[a + j] = (value >> 8 * j) & 255
+    return a + 4
+
+
+@part
+def copy(buffer: Bytes, a: int, source: Bytes, start: int, stop: int) -> int:
+    """Write some bytes; returns where they end."""
+    for j in range(start, stop):
+        buffer[a + j - start] = source[j]
+    return a + stop - start
+
+
+@kernel
+def write_rows(at: Bytes, words: Bytes, joined: Bytes, bounds: I64) -> tuple[Bytes, I32]:
+    """Row frames, one behind the other, and the length of each, i32[k].
+
+    at u8[8 k] of i64; words u8[8 w k] of f64[k, w]; `joined` the k keys, then k texts for each of t columns, which
+    begin at `bounds` i64[k (1 + t) + 1]. Payload: the words, i32[t] lengths of the texts, the texts.
     """
-    out = np.empty((len(start), 8 + 8 * count), np.uint8)
-    for i in range(len(start)):
+    k = len(at) // 8
+    columns, width = (len(bounds) - 1) // max(k, 1), len(words) // max(k, 1)
+    out = np.empty(k * (12 + width + 4 * (columns - 1)) + len(joined) - k * columns, np.uint8)
+    lengths = np.empty(k, np.int32)
+    p = 0
+    for i in range(k):
+        begin = p
+        p = copy(out, p, at, 8 * i, 8 * i + 8)
+        p = put32(out, p, bounds[i + 1] - bounds[i] - 1)
+        p = copy(out, p, joined, bounds[i], bounds[i + 1] - 1)
+        p = copy(out, p, words, width * i, width * (i + 1))
+        for c in range(1, columns):
+            p = put32(out, p, bounds[c * k + i + 1] - bounds[c * k + i] - 1)
+        for c in range(1, columns):
+            p = copy(out, p, joined, bounds[c * k + i], bounds[c * k + i + 1] - 1)
+        lengths[i] = p - begin
+    return out, lengths
+
+
+@kernel
+def read_rows(buffer: Bytes, start: I64, count: int, texts: int) -> tuple[Bytes, Bytes, I64]:
+    """What `write_rows` wrote at `start` i64[k]: at and `count` words of each, u8[k, 8 + 8 count], and the texts of
+    `texts` columns, column by column, each with a byte behind it, which begin at i64[k texts + 1]."""
+    k = len(start)
+    out, bounds = np.empty((k, 8 + 8 * count), np.uint8), np.zeros(k * texts + 1, np.int64)
+    for i in range(k):
         a = start[i]
-        key = (
-            np.int64(buffer[a + 8]) | np.int64(buffer[a + 9]) << 8
-            | np.int64(buffer[a + 10]) << 16 | np.int64(buffer[a + 11]) << 24
-        )  # fmt: skip
+        first = a + 12 + get32(buffer, a + 8)
         for j in range(8):
             out[i, j] = buffer[a + j]
         for j in range(8 * count):
-            out[i, 8 + j] = buffer[a + 12 + key + j]
-    return out
+            out[i, 8 + j] = buffer[first + j]
+        for c in range(texts):
+            bounds[c * k + i + 1] = get32(buffer, first + 8 * count + 4 * c) + 1
+    for n in range(len(bounds) - 1):
+        bounds[n + 1] += bounds[n]
+    joined = np.empty(bounds[-1], np.uint8)
+    for i in range(k):
+        p = start[i] + 12 + get32(buffer, start[i] + 8) + 8 * count + 4 * texts
+        for c in range(texts):
+            a, b = bounds[c * k + i], bounds[c * k + i + 1] - 1
+            copy(joined, a, buffer, p, p + b - a)
+            joined[b] = END
+            p += b - a
+    return out, joined, bounds
+
+
+@kernel
+def write_sinks(joined: Bytes, bounds: I64, values: Bytes, sizes: I32) -> tuple[Bytes, I32]:
+    """Sink frames without headers, one behind the other, and the length of each, i32[k]: of the keys in `joined`, which
+    begin at `bounds` i64[k + 1], and of `values`, one behind the other, of `sizes` i32[k]."""
+    k = len(sizes)
+    out, lengths = np.empty(11 * k + len(joined) + len(values), np.uint8), np.empty(k, np.int32)
+    p = v = 0
+    for i in range(k):
+        begin = p
+        p = put32(out, p, bounds[i + 1] - bounds[i] - 1)
+        p = put32(out, p, sizes[i])
+        p = put32(out, p, 0)
+        p = copy(out, p, joined, bounds[i], bounds[i + 1] - 1)
+        p = copy(out, p, values, v, v + sizes[i])
+        v += sizes[i]
+        lengths[i] = p - begin
+    return out, lengths
 
 
 @kernel
@@ -41,12 +157,7 @@ def read_heads(buffer: Bytes, start: I64, size: int, bounds: I64) -> NDArray[np.
         for j in range(size):
             out[i, j] = buffer[start[i] + j]
         for w in range(2):
-            a = start[i] + size - 8 + 4 * w
-            bits = (
-                np.int64(buffer[a]) | np.int64(buffer[a + 1]) << 8
-                | np.int64(buffer[a + 2]) << 16 | np.int64(buffer[a + 3]) << 24
-            )  # fmt: skip
-            lengths[w] = bits - (bits >> 31 << 32)
+            lengths[w] = get32(buffer, start[i] + size - 8 + 4 * w)
         bounds[i, 0] = start[i] + size + max(lengths[0], 0)
         bounds[i, 1] = bounds[i, 0] + lengths[1]
         if lengths[1] < 0:

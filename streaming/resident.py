@@ -8,6 +8,7 @@ import gc
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from streaming.apart import Apart, Told
 from streaming.arrivals import Arrivals
 from streaming.decider import Decided, Decider
 from streaming.engine import Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
-from streaming.kernels import read_words
+from streaming.kernels import join, read_rows, split, write_rows, write_sinks
 from streaming.loop import ExampleOperator, LearnOperator, Models, pending
 from streaming.observe import Loop
 from streaming.plan import Plan, Stage, plan
@@ -40,8 +41,6 @@ SWITCH = 0.0005
 """Seconds for which another thread may keep the interpreter from a stage that waits for it; Python's own are 0.005."""
 
 Texts = list[str]
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(Texts).decode
 
 
 class StageSpec(msgspec.Struct, frozen=True):
@@ -93,15 +92,23 @@ class _Outputs:
     """Frames of a response with their tags."""
 
     def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.tags: list[bytes] = []
+        self._frames: list[bytes | memoryview] = []
+        self._lengths: list[NDArray[np.int32]] = []
+        self._tags: list[bytes] = []
 
     def add(self, tag: int, frames: Sequence[bytes]) -> None:
-        self.frames += frames
-        self.tags.append(bytes((tag,)) * len(frames))
+        if frames:
+            self.put(tag, b"".join(frames), np.fromiter(map(len, frames), np.int32, len(frames)))
+
+    def put(self, tag: int, frames: bytes | NDArray[np.uint8], lengths: NDArray[np.int32]) -> None:
+        """Frames one behind the other, of `lengths` i32[m]."""
+        self._frames.append(frames if isinstance(frames, bytes) else frames.data)
+        self._lengths.append(lengths)
+        self._tags.append(bytes((tag,)) * len(lengths))
 
     def response(self, state_length: NDArray[np.int32], states: bytes | memoryview) -> bytes:
-        return frames.build_response(self.frames, b"".join(self.tags), state_length, states, None)
+        lengths = np.concatenate(self._lengths) if self._lengths else np.empty(0, np.int32)
+        return frames.build_response(self._frames, b"".join(self._tags), state_length, states, None, lengths)
 
 
 class _Operator:
@@ -213,15 +220,18 @@ class FeatureOperator(_Operator):
         request = frames.parse_request(buffer)
         outputs = _Outputs()
         self._table.admit(request)
+        self._serving.admitted(request.rows)
         if not len(request.slot):
             states, length = self._table.hand_over(request.handed)
             return outputs.response(length, states)
         rows = self._main(request)
         events, slot = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
         labels, told = self._labels(request)
-        slot = np.concatenate((told, slot)) if len(told) else slot
-        events, duplicates = update(self._stage, self._table.fold, slot, events, labels)
-        self._serving.publish(self._stage, events)
+        every = events.index
+        events, duplicates = update(
+            self._stage, self._table.fold, np.concatenate((told, slot)) if len(told) else slot, events, labels
+        )
+        self._serving.publish(self._stage, events, slot[np.searchsorted(every, events.index)] if duplicates else slot)
         self._take(outputs)
         self._emit(events, outputs)
         self._serving.duplicates(duplicates)
@@ -260,22 +270,19 @@ class FeatureOperator(_Operator):
 
     def _carry(self, request: Request, rows: I64) -> tuple[Events, NDArray[np.int32]]:
         """Events of row frames, as the stage before wrote them."""
-        words = read_words(np.frombuffer(request.buffer, np.uint8), request.start[rows], self._words).view(np.float64)
+        k, buffer = len(rows), np.frombuffer(request.buffer, np.uint8)
+        read, joined, bounds = read_rows(buffer, request.start[rows], self._words, len(self._carried) + 1)
+        words, texts = read.view(np.float64), split(joined, bounds)
         numbers = len(self._plan.workload.numbers)
-        features = np.empty((len(rows), len(self._plan.keyed)))
+        features = np.empty((k, len(self._plan.keyed)))
         features[:, : self._stage.start] = words[:, 1 + numbers : -1]
         slot = request.slot[rows]
-        keys = list(map(self._table.keys.__getitem__, slot.tolist()))
-        key_length = np.fromiter((len(key.encode()) for key in keys), np.int64, len(keys))
-        first = request.start[rows] + 12 + key_length + 8 * self._words
-        spans = zip(first.tolist(), request.end[rows].tolist(), strict=True)
-        texts = [_unpack(request.buffer[a:b]) for a, b in spans]
         entities: list[Texts] = [[] for _ in range(len(self._carried) + 1)]
         for position, index in enumerate(self._carried, start=1):
-            entities[index] = [text[position] for text in texts]
-        entities[self._stage.index] = keys
+            entities[index] = texts[position * k : (position + 1) * k]
+        entities[self._stage.index] = list(map(self._table.keys.__getitem__, slot.tolist()))
         return Events(
-            np.arange(len(rows)), [text[0] for text in texts], tuple(entities),
+            np.arange(k), texts[:k], tuple(entities),
             np.ascontiguousarray(words[:, 0]).view(np.int64), np.ascontiguousarray(words[:, -1]).view(np.uint64),
             np.ascontiguousarray(words[:, 1 : 1 + numbers]), features,
         ), slot  # fmt: skip
@@ -285,7 +292,8 @@ class FeatureOperator(_Operator):
         if not self._stage.features.labelled or not request.port.any():
             return no_labels(width), np.empty(0, np.int32)
         rows = np.flatnonzero(request.port == frames.SIDE)
-        words = read_words(np.frombuffer(request.buffer, np.uint8), request.start[rows], 3 + width).view(np.float64)
+        read, _, _ = read_rows(np.frombuffer(request.buffer, np.uint8), request.start[rows], 3 + width, 0)
+        words = read.view(np.float64)
         at, origin, label, hash = (np.ascontiguousarray(words[:, i]) for i in range(4))
         return (
             Labels(
@@ -301,7 +309,7 @@ class FeatureOperator(_Operator):
     def _emit(self, events: Events, outputs: _Outputs) -> None:
         """Rows for the next stage, or decisions."""
         if self._decider is None:
-            outputs.add(frames.ROW + self._stage.index + 1, self._rows(events))
+            self._rows(events, outputs)
             return
         if self._again is None:
             self._said(events, self._decider(events), outputs)
@@ -310,9 +318,12 @@ class FeatureOperator(_Operator):
             self._said(part, self._decider(part, before), outputs)
 
     def _said(self, events: Events, decided: Decided, outputs: _Outputs) -> None:
-        pairs = zip(events.entities[0], decided.values, strict=True)
-        said = [(key.encode(), value) for key, value in pairs if value is not None]
-        outputs.add(frames.DECISION, frames.sinks(said))
+        keys, values = events.entities[0], [value for value in decided.values if value is not None]
+        if len(values) < len(keys):
+            keys = [key for key, value in zip(keys, decided.values, strict=True) if value is not None]
+        if values:
+            sizes = np.fromiter(map(len, values), np.int32, len(values))
+            outputs.put(frames.DECISION, *write_sinks(*join(keys), np.frombuffer(b"".join(values), np.uint8), sizes))
         if self._models is not None:
             waiting = pending(events, decided)
             outputs.add(frames.PENDING, waiting)
@@ -345,14 +356,13 @@ class FeatureOperator(_Operator):
             self._serving.model(self._decider.version)
         outputs.add(frames.SIGNAL, signals)
 
-    def _rows(self, events: Events) -> list[bytes]:
+    def _rows(self, events: Events, outputs: _Outputs) -> None:
+        if not events.ids:
+            return
         numbers, hash = events.numbers, events.hash.view(np.float64)[:, None]
         words = np.concatenate((numbers, events.features[:, : self._stage.stop], hash), axis=1)
-        blob, size = words.tobytes(), words.shape[1] * 8
         following = self._stage.index + 1
         carried = [texts for index, texts in enumerate(events.entities) if index != following]
-        rows = zip(events.at.tolist(), events.entities[following], events.ids, *carried, strict=True)
-        return [
-            frames.row(at, key.encode(), blob[i * size : (i + 1) * size] + _pack(texts))
-            for i, (at, key, *texts) in enumerate(rows)
-        ]
+        joined = join([*events.entities[following], *events.ids, *chain.from_iterable(carried)])
+        written = write_rows(events.at.view(np.uint8), words.reshape(-1).view(np.uint8), *joined)
+        outputs.put(frames.ROW + following, *written)

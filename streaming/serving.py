@@ -44,7 +44,8 @@ class Serving:
             observe.serve(Path(services.metrics_folder), services.metrics_port, services.metrics_host)
         prefix = f"millrace:{workload.name}"
         published = bool(services.redis) and stage >= 0 and workload.views
-        self._views = Views(services.redis, prefix) if published else None
+        features = plan.stages[stage].features
+        self._views = Views(services.redis, prefix, features.entity, features.names) if published else None
         self._unwatch = self._observer.watch(self._views.counts) if self._views else None
         last = stage >= 0 and plan.stages[stage].last
         self._lookup = Lookup(services.redis, prefix) if last and plan.enriched and services.redis else None
@@ -86,17 +87,16 @@ class Serving:
             self._actions[action] += decided.actions.count(action)
         self._degraded += decided.degraded
 
-    def publish(self, stage: Stage, events: Events) -> None:
-        """Hand the features that `stage` wrote to the online store; never waits."""
+    def admitted(self, rows: NDArray[np.int32]) -> None:
+        """Note that these rows of the stage are of other keys from now on."""
+        if self._views is not None and len(rows):
+            self._views.forget(rows)
+
+    def publish(self, stage: Stage, events: Events, rows: NDArray[np.int32]) -> None:
+        """Hand the features that `stage` wrote, of these rows i32[k], to the online store; never waits."""
         if self._views is not None and events.ids:
-            names = stage.features.names
-            self._views.publish(
-                stage.entity,
-                events.entities[stage.index],
-                events.at,
-                names,
-                events.features[:, stage.start : stage.stop],
-            )
+            written = events.features[:, stage.start : stage.stop]
+            self._views.publish(rows, events.entities[stage.index], events.at, written)
 
     def batch(self, records: int, seconds: float) -> None:
         """Close a micro-batch of `records` that took `seconds`."""

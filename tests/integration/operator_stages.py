@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from schemas import frames
+from tests import java
 
 
 class Counter:
@@ -60,7 +61,7 @@ class Counter:
         if self.spec.get("rows"):
             length = int.from_bytes(record[8:12], "little")
             return record[12 + length :].decode()
-        value = frames.read_source(record).value
+        value = java.read_source(record).value
         try:
             return str(json.loads(value or b"")["value"])
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -70,7 +71,7 @@ class Counter:
         if value == "boom":
             raise ValueError("planted in the stage")
         if value == "bad":
-            source = frames.read_source(record)
+            source = java.read_source(record)
             headers = [(b"reason", b"bad"), (b"offset", str(source.offset).encode())]
             return [(frames.DEADLETTER, frames.sink(source.key, source.value, headers))]
         at = int.from_bytes(record[:8], "little", signed=True)

@@ -22,6 +22,7 @@ from streaming.resident import FeatureOperator
 from streaming.serving import Services, Serving
 from streaming.simulator import Spec
 from streaming.stack import Stack
+from tests import java
 from tests.unit.streaming.test_loop import OWN, small
 from tests.unit.streaming.test_same_decisions import source
 from tests.world import Data, World, wait
@@ -59,9 +60,9 @@ class Job:
         values = [json.dumps(event).encode() for event in events]
         rows = list(range(len(keys)))
         sent = [source(value, key, i) for i, (key, value) in enumerate(zip(keys, values, strict=True))]
-        request = frames.build_request(rows, [0] * len(rows), sent, keys, [b""] * len(rows), rows, rows)
-        outputs = frames.parse_response(self._operator.process(request))[0]
-        said = [frames.sink_parts(frame) for tag, frame in outputs if tag == frames.DECISION]
+        request = java.build_request(rows, [0] * len(rows), sent, keys, [b""] * len(rows), rows, rows)
+        outputs = java.parse_response(self._operator.process(request))[0]
+        said = [java.sink_parts(frame) for tag, frame in outputs if tag == frames.DECISION]
         waits = [msgspec.msgpack.decode(payload(f), type=Served) for tag, f in outputs if tag == frames.PENDING]
         with kafka.Producer(self._brokers) as producer:
             producer.publish(self._topics.decisions, [(key, value, ()) for key, value, *_ in said])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import frames
+from tests import java
 
 texts = st.binary(max_size=20)
 maybe = st.none() | texts
@@ -16,14 +17,14 @@ def test_source_frames_round_trip(
     at: int, partition: int, offset: int, time: int, key: bytes | None, value: bytes | None
 ) -> None:
     """If this fails, records lose their coordinates, or null turns into empty."""
-    record = frames.Source(at, partition, offset, time, key, value)
-    assert frames.read_source(frames.write_source(record)) == record
+    record = java.Source(at, partition, offset, time, key, value)
+    assert java.read_source(java.write_source(record)) == record
 
 
 @given(maybe, maybe, st.lists(st.tuples(texts, texts), max_size=4))
 def test_sink_frames_round_trip(key: bytes | None, value: bytes | None, headers: list[tuple[bytes, bytes]]) -> None:
     """If this fails, a dead letter loses its bytes or its reason."""
-    assert frames.sink_parts(frames.sink(key, value, headers)) == (key, value, headers)
+    assert java.sink_parts(frames.sink(key, value, headers)) == (key, value, headers)
 
 
 @given(st.lists(texts, max_size=5), st.data())
@@ -35,7 +36,7 @@ def test_requests_round_trip(keys: list[bytes], data: st.DataObject) -> None:
     records = data.draw(st.lists(texts, min_size=len(slots), max_size=len(slots)))
     states = data.draw(st.lists(texts, min_size=u, max_size=u))
     rows, handed = (data.draw(st.lists(st.integers(0, 99), min_size=u, max_size=u)) for _ in range(2))
-    request = frames.parse_request(frames.build_request(slots, ports, records, keys, states, rows, handed))
+    request = frames.parse_request(java.build_request(slots, ports, records, keys, states, rows, handed))
     assert (request.rows.tolist(), request.handed.tolist()) == (rows, handed)
     assert request.slot.tolist() == slots
     assert request.port.tolist() == ports
@@ -55,4 +56,4 @@ def test_responses_round_trip(
         b"".join(state or b"" for state in states),
         None if timer is None else np.array(timer, np.int64),
     )
-    assert frames.parse_response(response) == (outputs, states, timer or [frames.NONE] * len(states))
+    assert java.parse_response(response) == (outputs, states, timer or [frames.NONE] * len(states))

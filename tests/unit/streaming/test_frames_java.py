@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from schemas import frames
 from streaming import jars
+from tests import java
 
 I64 = st.integers(-(2**63), 2**63 - 1)
 RECORDS = st.binary(max_size=40)
@@ -90,7 +91,7 @@ def test_request(twin: Twin, records: list[tuple[int, str, bytes]], data: st.Dat
     assert read.log_bytes() == b"".join(log or b"" for log in logs)
     assert read.log_length.tolist() == [len(log or b"") for log in logs]
     assert read.state_offset % 8 == 0
-    built = frames.build_request(
+    built = java.build_request(
         [keys.index(key) for _, key, _ in records],
         [port for port, _, _ in records],
         [record for _, _, record in records],
@@ -201,7 +202,7 @@ def test_dues(twin: Twin, times: list[int | None]) -> None:
 
 def length(state: bytes | None) -> int:
     """As a response says it."""
-    return -1 if state is None else -len(state) if isinstance(state, frames.Log) else len(state)
+    return -1 if state is None else -len(state) if isinstance(state, java.Log) else len(state)
 
 
 def respond(outputs: list[tuple[int, bytes]], states: list[bytes | None], timers: list[int]) -> bytes:
@@ -217,14 +218,14 @@ def respond(outputs: list[tuple[int, bytes]], states: list[bytes | None], timers
 
 @given(
     st.lists(st.tuples(st.integers(0, 12), RECORDS), max_size=20),
-    st.lists(st.tuples(STATES | st.just(frames.Log(range(16))), I64), max_size=20),
+    st.lists(st.tuples(STATES | st.just(java.Log(range(16))), I64), max_size=20),
 )
 def test_response(twin: Twin, outputs: list[tuple[int, bytes]], keys: list[tuple[bytes | None, int]]) -> None:
     """A response is misread in Java: state of another key, lost output, wrong tag or timer."""
     buffer = respond(outputs, [state for state, _ in keys], [timer for _, timer in keys])
     answer = twin.ask("r", struct.pack(">i", len(keys)), blob(buffer))
     assert answer[0] == 1
-    named = [bytes([i, isinstance(state, frames.Log)]) for i, (state, _) in enumerate(keys)]
+    named = [bytes([i, isinstance(state, java.Log)]) for i, (state, _) in enumerate(keys)]
     expected = [part for i, (state, timer) in zip(named, keys, strict=True) for part in (i, str(timer).encode(), state)]
     expected += [part for tag, frame in outputs for part in (bytes([tag]), frame)]
     assert blobs(answer[1:]) == expected
@@ -235,12 +236,12 @@ def test_response_of_any_bytes(twin: Twin, buffer: bytes, keys: int) -> None:
     """Bytes that are no response kill the task's JVM or are taken for one, instead of being refused."""
     answer = twin.ask("r", struct.pack(">i", keys), blob(buffer))
     if answer[0]:
-        outputs, states, timers = frames.parse_response(buffer)
+        outputs, states, timers = java.parse_response(buffer)
         assert len(states) == len(timers) == keys
         assert len(buffer) >= 8 + 5 * len(outputs) + 12 * keys
 
 
-def frame_in(twin: Twin, record: frames.Source, times: bool = True, skew: int = 1000) -> bytes:
+def frame_in(twin: Twin, record: java.Source, times: bool = True, skew: int = 1000) -> bytes:
     """The frame that Java makes of a Kafka record."""
     head = struct.pack(">?qiqq", times, skew, record.partition, record.offset, record.timestamp)
     return twin.ask("i", head, blob(record.key), blob(record.value))
@@ -254,9 +255,9 @@ def test_source_of_any_bytes(
     twin: Twin, partition: int, offset: int, timestamp: int, key: bytes | None, value: bytes | None
 ) -> None:
     """Some key or value throws in the deserialiser, and the job restarts for ever."""
-    record = frames.Source(frames.NONE, partition, offset, timestamp, key, value)
-    assert frame_in(twin, record, times=False) == frames.write_source(record)
-    read = frames.read_source(frame_in(twin, record))
+    record = java.Source(frames.NONE, partition, offset, timestamp, key, value)
+    assert frame_in(twin, record, times=False) == java.write_source(record)
+    read = java.read_source(frame_in(twin, record))
     assert (read.partition, read.offset, read.timestamp, read.key, read.value) == (
         partition,
         offset,
@@ -273,9 +274,9 @@ def test_source_of_any_bytes(
 )  # fmt: skip
 def test_hostile_values(twin: Twin, value: bytes) -> None:
     """Deep, long, cut or garbled JSON throws in the deserialiser or in a key selector."""
-    record = frames.Source(frames.NONE, 0, 1, 2, None, value)
-    assert frame_in(twin, record) == frames.write_source(record)
-    assert twin.ask("k", blob(b"record"), blob(b"card"), blob(frames.write_source(record))) == b""
+    record = java.Source(frames.NONE, 0, 1, 2, None, value)
+    assert frame_in(twin, record) == java.write_source(record)
+    assert twin.ask("k", blob(b"record"), blob(b"card"), blob(java.write_source(record))) == b""
 
 
 def expected_time(value: Any, timestamp: int, skew: int) -> int:
@@ -291,14 +292,14 @@ def expected_time(value: Any, timestamp: int, skew: int) -> int:
 def test_event_time(twin: Twin, fields: dict[str, Any], at: Any) -> None:
     """Java reads another event time than the stage does, so that records wait too long or not at all."""
     text = json.dumps(fields | {"at": at})
-    read = frames.read_source(frame_in(twin, frames.Source(0, 0, 0, 10**12, None, text.encode())))
+    read = java.read_source(frame_in(twin, java.Source(0, 0, 0, 10**12, None, text.encode())))
     assert read.at == expected_time(at, 10**12, 1000)
 
 
 def test_event_time_of_doubled_fields(twin: Twin) -> None:
     """Of two fields `at` Java believes the first and the stage the last, or an inner one counts."""
     text = b'{"at": 1, "x": {"at": 7}, "y": [{"at": 8}], "at": 2}'
-    assert frames.read_source(frame_in(twin, frames.Source(0, 0, 0, 5, None, text))).at == 2
+    assert java.read_source(frame_in(twin, java.Source(0, 0, 0, 5, None, text))).at == 2
 
 
 def as_key(value: bytes) -> bytes:
@@ -313,8 +314,8 @@ def as_key(value: bytes) -> bytes:
 def test_keys(twin: Twin, key: bytes, field: str, payload: bytes) -> None:
     """Two keys become one, or one key two, on the way from a record to its state."""
     value = json.dumps({"x": [1], "card": field}).encode()
-    keyed = frames.write_source(frames.Source(0, 0, 0, 0, key, value))
-    bare = frames.write_source(frames.Source(0, 0, 0, 0, None, value))
+    keyed = java.write_source(java.Source(0, 0, 0, 0, key, value))
+    bare = java.write_source(java.Source(0, 0, 0, 0, None, value))
     assert twin.ask("k", blob(b"record"), blob(b"card"), blob(keyed)) == as_key(key)
     assert twin.ask("k", blob(b"record"), blob(b"card"), blob(bare)) == field.encode()
     assert twin.ask("k", blob(b"json"), blob(b"card"), blob(keyed)) == field.encode()

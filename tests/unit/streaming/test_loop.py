@@ -22,6 +22,7 @@ from streaming.learning import learning
 from streaming.loop import ExampleOperator, LearnOperator, Models, Served, Taught
 from streaming.plan import Plan, plan
 from streaming.workloads import load
+from tests import java
 
 DAY, NOW = 86_400_000, 1_800_000_000_000
 OWN, A, B, C = (linear("small", {"value": weight, "key_count_1h": 0.0}) for weight in (-0.05, 0.1, 0.2, 0.3))
@@ -46,7 +47,7 @@ def registry(tmp_path: Path) -> Registry:
 def told(models: Models) -> tuple[tuple[str | None, ...] | None, list[str]]:
     """Champion and challengers that are to be taken up, and the models that were refused."""
     ready, signals = models.take()
-    said = [json.loads(frames.sink_parts(signal)[1] or b"") for signal in signals]
+    said = [json.loads(java.sink_parts(signal)[1] or b"") for signal in signals]
     assert all(signal["kind"] == "refused" and signal["workload"] == "small" for signal in said)
     refused = [signal["detail"]["model"] for signal in said]
     if ready is None:
@@ -140,9 +141,9 @@ def teach(operator: LearnOperator, records: Sequence[bytes], size: int = 300) ->
     announced, signals = [], []
     for start in range(0, max(len(records), 1), size):
         part = records[start : start + size]
-        request = frames.build_request([0] * len(part), [0] * len(part), part, [b""], [b""])
-        for tag, frame in frames.parse_response(operator.process(request))[0]:
-            value = frames.sink_parts(frame)[1] or b""
+        request = java.build_request([0] * len(part), [0] * len(part), part, [b""], [b""])
+        for tag, frame in java.parse_response(operator.process(request))[0]:
+            value = java.sink_parts(frame)[1] or b""
             if tag == frames.MODEL:
                 announced.append(decode(value))
             else:
@@ -328,14 +329,14 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
     decision = frames.row(50 * DAY, b"e1", _pack(Served("k", 50 * DAY, 2.0, ("v", "w"), (0.5, 0.25), row.tobytes())))
     outcome = {"event": "e1", "at": 51 * DAY, "label": True, "source": "bank"}
     good, bad = (
-        frames.write_source(frames.Source(51 * DAY, 0, i, NOW, b"e1", value))
+        java.write_source(java.Source(51 * DAY, 0, i, NOW, b"e1", value))
         for i, value in enumerate((json.dumps(outcome).encode(), b'{"event": "e1"}'))
     )
 
     def process(state: bytes, *records: tuple[int, bytes]) -> tuple[list[tuple[int, bytes]], bytes, int]:
         ports, values = [port for port, _ in records], [value for _, value in records]
-        request = frames.build_request([0] * len(records), ports, values, [b"e1"], [state])
-        outputs, (after,), (timer,) = frames.parse_response(operator.process(request))
+        request = java.build_request([0] * len(records), ports, values, [b"e1"], [state])
+        outputs, (after,), (timer,) = java.parse_response(operator.process(request))
         return outputs, after or b"", timer
 
     outputs, waiting, timer = process(b"", (frames.MAIN, decision), (frames.SIDE, bad))
@@ -346,7 +347,7 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
     clock = (51 * DAY).to_bytes(8, "little")
     (example, lesson), done, timer = process(due, (frames.TIMER, clock))
     assert (timer, len(done)) == (frames.NONE, 2)
-    said = json.loads(frames.sink_parts(example[1])[1] or b"")
+    said = json.loads(java.sink_parts(example[1])[1] or b"")
     assert {name: said[name] for name in ("event", "label", "label_at", "weight", "source", "presumed")} == {
         "event": "e1", "label": True, "label_at": 51 * DAY, "weight": 2.0, "source": "bank", "presumed": False,
     }  # fmt: skip
@@ -355,5 +356,5 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
     taught = msgspec.msgpack.decode(loop.payload(lesson[1]), type=Taught)
     assert (lesson[0], taught.id, taught.known, taught.served.row) == (frames.LESSON, "e1", 51 * DAY, row.tobytes())
     (example, _), _, _ = process(frames.WAITING + decision, (frames.TIMER, (60 * DAY).to_bytes(8, "little")))
-    assert json.loads(frames.sink_parts(example[1])[1] or b"")["presumed"]
+    assert json.loads(java.sink_parts(example[1])[1] or b"")["presumed"]
     assert process(done, (frames.MAIN, decision), (frames.SIDE, good), (frames.TIMER, clock)) == ([], done, frames.NONE)

@@ -14,6 +14,7 @@ from streaming.replay import Replay
 from streaming.resident import FeatureOperator, JoinOperator, StageSpec, open_stage
 from streaming.simulator import Spec, simulate
 from streaming.workloads import Reference, load
+from tests import java
 
 NOW = 1_800_000_000_000
 
@@ -50,15 +51,15 @@ class Operator:
             self._rows[key] = min(set(range(len(self._rows) + 1)) - set(self._rows.values()))
         handed = [key for key in self._rows if not self._keeps or self._chance.random() < 0.3]
         gone = [key for key in handed if not self._keeps or self._chance.random() < 0.3]
-        request = frames.build_request(
+        request = java.build_request(
             [self._rows[key] for _, key, _ in records], [port for port, _, _ in records],
             [frame for _, _, frame in records], keys, [self._states[key] for key in keys],
             [self._rows[key] for key in keys], [self._rows[key] for key in handed],
             [self._logs[key] for key in keys],
         )  # fmt: skip
-        outputs, states, _ = frames.parse_response(self._stage.process(request))
+        outputs, states, _ = java.parse_response(self._stage.process(request))
         for key, state in zip(handed, states, strict=True):
-            if isinstance(state, frames.Log):
+            if isinstance(state, java.Log):
                 self._logs[key] = state
             elif state is not None:
                 self._states[key], self._logs[key] = state, b""
@@ -81,7 +82,7 @@ class Operator:
 
 def source(value: bytes, key: bytes, offset: int) -> bytes:
     """The frame of a record as a source reads it."""
-    return frames.write_source(frames.Source(json.loads(value)["at"], 0, offset, NOW, key, value))
+    return java.write_source(java.Source(json.loads(value)["at"], 0, offset, NOW, key, value))
 
 
 def keyed(frame: bytes) -> tuple[bytes, bytes]:
@@ -106,7 +107,7 @@ def through_operators(events: list[bytes], outcomes: list[bytes], chance: random
     rows = card.run(interleave(told[0], arrivals, chance, time_of=lambda r: int.from_bytes(r[2][:8], "little")))
     main = [(frames.MAIN, *keyed(frame)) for tag, frame in rows if tag == 1]
     decided = terminal.run(interleave(told[1], main, chance, time_of=lambda r: int.from_bytes(r[2][:8], "little")))
-    return [frames.sink_parts(frame)[1] or b"" for tag, frame in decided if tag == frames.DECISION]
+    return [java.sink_parts(frame)[1] or b"" for tag, frame in decided if tag == frames.DECISION]
 
 
 def interleave(

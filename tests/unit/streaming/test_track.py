@@ -24,6 +24,7 @@ from streaming.replay import Replay
 from streaming.resident import FeatureOperator
 from streaming.serving import Services, Serving
 from streaming.workload import Workload
+from tests import java
 
 NOW = 1_800_000_000_000
 
@@ -135,15 +136,15 @@ def test_operator_decides_as_replay_does() -> None:
         keys = [json.loads(value)["sensor"].encode() for value in part]
         known = list(dict.fromkeys(keys))
         records = [
-            frames.write_source(frames.Source(0, 0, i, NOW, k, v))
+            java.write_source(java.Source(0, 0, i, NOW, k, v))
             for i, (k, v) in enumerate(zip(keys, part, strict=True))
         ]
-        request = frames.build_request(
+        request = java.build_request(
             [known.index(key) for key in keys], [0] * len(part), records, known, [states.get(k, b"") for k in known]
         )
-        outputs, packed, _ = frames.parse_response(operator.process(request))
+        outputs, packed, _ = java.parse_response(operator.process(request))
         states.update((key, state) for key, state in zip(known, packed, strict=True) if state is not None)
-        found += [frames.sink_parts(frame)[1] or b"" for tag, frame in outputs if tag == frames.DECISION]
+        found += [java.sink_parts(frame)[1] or b"" for tag, frame in outputs if tag == frames.DECISION]
     assert found == [value for value in replayed if value is not None]
 
 
