@@ -9,7 +9,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 
+import numpy as np
+
+from operators.views import Pending
 from streaming import shows
+from streaming.kernels import join, read_rows, split, write_rows, write_sinks
 from streaming.plan import plan
 from streaming.replay import Replay
 from streaming.workloads import refer, resolve
@@ -31,7 +35,20 @@ def warm(name: str) -> None:
         pass
 
 
+def warm_frames() -> None:
+    """Write, read and publish a record as jobs do, and no replay."""
+    word = np.zeros(1)
+    rows, _ = write_rows(word.view(np.uint8), word.view(np.uint8), *join(["key", "id"]))
+    _, texts, ends = read_rows(np.frombuffer(rows.tobytes(), np.uint8), np.zeros(1, np.int64), 1, 1)
+    write_sinks(*join(split(texts, ends)), np.frombuffer(b"value", np.uint8), np.full(1, 5, np.int32))
+    pending, row = Pending(1, 1), np.zeros(1, np.int32)
+    pending.forget(row)
+    pending.merge(row, ["key"], word.view(np.int64), word[:, None])
+    pending.take(1)
+
+
 if __name__ == "__main__":
+    warm_frames()
     with ProcessPoolExecutor(2) as pool:
         for name, _ in zip(shows.NAMES, pool.map(warm, shows.NAMES), strict=True):
             print(f"compiled what {name} needs", file=sys.stderr)
