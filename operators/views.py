@@ -136,7 +136,7 @@ class Views:
     """
 
     SENT = 128
-    """Keys sent, and held from whoever publishes, at once: fractions of a millisecond."""
+    """Keys sent at once; nobody publishes while their rows are copied, for a fraction of a millisecond."""
 
     def __init__(
         self, url: str, prefix: str, entity: str, names: tuple[str, ...], *, max_pending: int = 50_000,
@@ -154,7 +154,7 @@ class Views:
         self._thread.start()
 
     def forget(self, rows: I32) -> None:
-        """The keys of these rows of the stage are others from now on; each row is told so before it is published."""
+        """These rows of the stage are of other keys from now on; what waits of those before stays."""
         with self._lock:
             self._pending.forget(rows)
 
@@ -190,8 +190,10 @@ class Views:
             self._round(waiting)
             if not self._link.up:  # one answer that is late must not cost what there is still time to write
                 time.sleep(0.01)
-        self._dropped += self.counts().waiting
-        self._pending, self._sending = Pending(len(self._names), 1), NOTHING
+        left = self.counts().waiting
+        with self._lock:
+            self._dropped += left
+            self._pending, self._sending = Pending(len(self._names), 1), NOTHING
         self._link.close()
 
     def _round(self, budget: int) -> None:
