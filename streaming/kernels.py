@@ -99,9 +99,12 @@ def write_rows(at: Bytes, words: Bytes, joined: Bytes, bounds: I64) -> tuple[Byt
 
 
 @kernel
-def read_rows(buffer: Bytes, start: I64, count: int, texts: int) -> tuple[Bytes, Bytes, I64]:
-    """What `write_rows` wrote at `start` i64[k]: at and `count` words of each, u8[k, 8 + 8 count], and the texts of
-    `texts` columns, column by column, each with a byte behind it, which begin at i64[k texts + 1]."""
+def read_rows(buffer: Bytes, start: I64, end: I64, count: int, texts: int) -> tuple[Bytes, Bytes, I64]:
+    """What `write_rows` wrote from `start` to `end` i64[k]: at and `count` words of each, u8[k, 8 + 8 count], and the
+    texts of `texts` columns, column by column, each with a byte behind it, which begin at i64[k texts + 1].
+
+    ValueError where a frame ends elsewhere, as one of another version would.
+    """
     k = len(start)
     out, bounds = np.empty((k, 8 + 8 * count), np.uint8), np.zeros(k * texts + 1, np.int64)
     for i in range(k):
@@ -111,8 +114,13 @@ def read_rows(buffer: Bytes, start: I64, count: int, texts: int) -> tuple[Bytes,
             out[i, j] = buffer[a + j]
         for j in range(8 * count):
             out[i, 8 + j] = buffer[first + j]
-        for c in range(texts):
-            bounds[c * k + i + 1] = get32(buffer, first + 8 * count + 4 * c) + 1
+        stop = first + 8 * count + 4 * texts
+        for c in range(texts if stop <= end[i] else 0):
+            length = max(int(get32(buffer, first + 8 * count + 4 * c)), 0)
+            bounds[c * k + i + 1] = length + 1
+            stop += length
+        if stop != end[i]:
+            raise ValueError("row frame: found none of this version; begin anew, with deploy --fresh")
     for n in range(len(bounds) - 1):
         bounds[n + 1] += bounds[n]
     joined = np.empty(bounds[-1], np.uint8)

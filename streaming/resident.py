@@ -271,7 +271,8 @@ class FeatureOperator(_Operator):
     def _carry(self, request: Request, rows: I64) -> tuple[Events, NDArray[np.int32]]:
         """Events of row frames, as the stage before wrote them."""
         k, buffer = len(rows), np.frombuffer(request.buffer, np.uint8)
-        read, joined, bounds = read_rows(buffer, request.start[rows], self._words, len(self._carried) + 1)
+        start, end = request.start[rows], request.end[rows]
+        read, joined, bounds = read_rows(buffer, start, end, self._words, len(self._carried) + 1)
         words, texts = read.view(np.float64), split(joined, bounds)
         numbers = len(self._plan.workload.numbers)
         features = np.empty((k, len(self._plan.keyed)))
@@ -292,7 +293,8 @@ class FeatureOperator(_Operator):
         if not self._stage.features.labelled or not request.port.any():
             return no_labels(width), np.empty(0, np.int32)
         rows = np.flatnonzero(request.port == frames.SIDE)
-        read, _, _ = read_rows(np.frombuffer(request.buffer, np.uint8), request.start[rows], 3 + width, 0)
+        buffer = np.frombuffer(request.buffer, np.uint8)
+        read, _, _ = read_rows(buffer, request.start[rows], request.end[rows], 3 + width, 0)
         words = read.view(np.float64)
         at, origin, label, hash = (np.ascontiguousarray(words[:, i]) for i in range(4))
         return (

@@ -38,8 +38,9 @@ def warm(name: str) -> None:
 def warm_frames() -> None:
     """Write, read and publish a record as jobs do, and no replay."""
     word = np.zeros(1)
-    rows, _ = write_rows(word.view(np.uint8), word.view(np.uint8), *join(["key", "id"]))
-    _, texts, ends = read_rows(np.frombuffer(rows.tobytes(), np.uint8), np.zeros(1, np.int64), 1, 1)
+    rows, length = write_rows(word.view(np.uint8), word.view(np.uint8), *join(["key", "id"]))
+    bounds = np.array([0, *length])
+    _, texts, ends = read_rows(np.frombuffer(rows.tobytes(), np.uint8), bounds[:1], bounds[1:], 1, 1)
     write_sinks(*join(split(texts, ends)), np.frombuffer(b"value", np.uint8), np.full(1, 5, np.int32))
     pending, row = Pending(1, 1), np.zeros(1, np.int32)
     pending.forget(row)

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,9 +37,23 @@ def test_rows_round_trip(data: st.DataObject, k: int, width: int, columns: int) 
         payload = words[i].tobytes() + sizes + b"".join(others)
         assert bytes(out[a:b]) == frames.row(int(at[i]), columned[i].encode(), payload)
     behind = np.concatenate((np.zeros(3, np.uint8), out))
-    read, joined, ends = read_rows(np.frombuffer(behind.tobytes(), np.uint8), bounds[:-1] + 3, width, columns - 1)
+    buffer, start, end = np.frombuffer(behind.tobytes(), np.uint8), bounds[:-1] + 3, bounds[1:] + 3
+    read, joined, ends = read_rows(buffer, start, end, width, columns - 1)
     np.testing.assert_array_equal(read.view(np.int64), np.column_stack((at, words)))
     assert split(joined, ends) == columned[k:]
+
+
+@given(st.binary(max_size=60), st.integers(0, 3), st.integers(0, 3))
+def test_what_is_no_row_is_refused(payload: bytes, width: int, count: int) -> None:
+    """If this fails, a record of another version is read beyond its end."""
+    frame = frames.row(1, b"key", payload)
+    sizes = [int.from_bytes(payload[8 * width + 4 * c :][:4], "little", signed=True) for c in range(count)]
+    where = np.frombuffer(frame, np.uint8), np.zeros(1, np.int64), np.array([len(frame)])
+    if len(payload) < 8 * width + 4 * count or 8 * width + 4 * count + sum(max(n, 0) for n in sizes) != len(payload):
+        with pytest.raises(ValueError, match="row frame"):
+            read_rows(*where, width, count)
+    else:
+        assert len(read_rows(*where, width, count)[2]) == count + 1
 
 
 @given(st.lists(st.tuples(texts, st.binary(max_size=9)), min_size=1, max_size=6))
