@@ -181,11 +181,13 @@ def to_labels(labels: Sequence[Label], stage: Stage) -> Labels:
     )
 
 
-def update(stage: Stage, fold: Fold, slot: NDArray[np.int32], events: Events, labels: Labels) -> tuple[Events, int]:
+def update(
+    stage: Stage, fold: Fold, slot: NDArray[np.int32], events: Events, labels: Labels
+) -> tuple[Events, NDArray[np.bool_]]:
     """Bring labels and events of one batch into the states of `stage` by `fold`, and the features into the events.
 
     slot i32[labels + events] is the row of each, labels first: a label counts for later events only, so nothing
-    depends on when within its batch it comes. Returns the events that are no duplicates, and how many are.
+    depends on when within its batch it comes. Returns the events that are no duplicates, and which those are, bool[k].
     """
     k, told = len(events.ids), len(labels.at)
     features = stage.features
@@ -198,9 +200,7 @@ def update(stage: Stage, fold: Fold, slot: NDArray[np.int32], events: Events, la
         rows = Rows(slot, np.zeros(k, np.uint8), events.at, events.at, NO_LABELS, events.hash, columns)
         fresh, written = fold(rows, out), out
     events.features[:, stage.start : stage.stop] = written
-    if fresh.all():
-        return events, 0
-    return events.take(fresh), k - int(fresh.sum())
+    return events.take(fresh), fresh
 
 
 def _told(slot: NDArray[np.int32], events: Events, labels: Labels, columns: F64) -> tuple[Rows, NDArray[np.bool_]]:

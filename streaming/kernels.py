@@ -5,46 +5,12 @@ from numpy.typing import NDArray
 
 from models.kernels import kernel
 from operators.kernels import part
+from operators.kernels.state import copy
+from operators.kernels.texts import END
 
 Bytes = NDArray[np.uint8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
-
-END = 10
-"""The byte behind each of many texts, a line feed: Python joins and parts texts at it as fast as it copies them."""
-
-
-def join(texts: list[str]) -> tuple[Bytes, I64]:
-    """UTF-8 of k `texts` with a byte behind each, and where each begins, i64[k + 1]: there the last one has ended."""
-    joined = np.frombuffer(("\n".join(texts) + "\n").encode(), np.uint8)
-    bounds = _lines(joined, len(texts))
-    if bounds[-1] != len(joined):  # some text has a line feed itself
-        bounds[1:] = np.cumsum([len(text.encode()) + 1 for text in texts])
-    return joined, bounds
-
-
-def split(joined: Bytes, bounds: I64) -> list[str]:
-    """The texts that were joined."""
-    data = joined.tobytes()
-    texts = data.decode().split("\n")
-    if len(texts) == len(bounds):
-        return texts[:-1]
-    return [data[a : b - 1].decode() for a, b in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
-
-
-@kernel
-def _lines(joined: Bytes, count: int) -> I64:
-    bounds = np.zeros(count + 1, np.int64)
-    k = 0
-    for i in range(len(joined)):
-        if joined[i] == END:
-            k += 1
-            if k <= count:
-                bounds[k] = i + 1
-    if k != count:
-        bounds[count] = -1
-    return bounds
-
 
 @part
 def get32(buffer: Bytes, a: int) -> np.int64:
@@ -64,14 +30,6 @@ def put32(buffer: Bytes, a: int, value: int) -> int:
     return a + 4
 
 
-@part
-def copy(buffer: Bytes, a: int, source: Bytes, start: int, stop: int) -> int:
-    """Write some bytes; returns where they end."""
-    for j in range(start, stop):
-        buffer[a + j - start] = source[j]
-    return a + stop - start
-
-
 @kernel
 def write_rows(at: Bytes, words: Bytes, joined: Bytes, bounds: I64) -> tuple[Bytes, I32]:
     """Row frames, one behind the other, and the length of each, i32[k].
@@ -85,15 +43,18 @@ def write_rows(at: Bytes, words: Bytes, joined: Bytes, bounds: I64) -> tuple[Byt
     lengths = np.empty(k, np.int32)
     p = 0
     for i in range(k):
-        begin = p
-        p = copy(out, p, at, 8 * i, 8 * i + 8)
-        p = put32(out, p, bounds[i + 1] - bounds[i] - 1)
-        p = copy(out, p, joined, bounds[i], bounds[i + 1] - 1)
-        p = copy(out, p, words, width * i, width * (i + 1))
+        begin, key = p, bounds[i + 1] - bounds[i] - 1
+        copy(out, p, at, 8 * i, 8)
+        p = put32(out, p + 8, key)
+        copy(out, p, joined, bounds[i], key)
+        copy(out, p + key, words, width * i, width)
+        p += key + width
         for c in range(1, columns):
             p = put32(out, p, bounds[c * k + i + 1] - bounds[c * k + i] - 1)
         for c in range(1, columns):
-            p = copy(out, p, joined, bounds[c * k + i], bounds[c * k + i + 1] - 1)
+            n = c * k + i
+            copy(out, p, joined, bounds[n], bounds[n + 1] - bounds[n] - 1)
+            p += bounds[n + 1] - bounds[n] - 1
         lengths[i] = p - begin
     return out, lengths
 
@@ -105,15 +66,10 @@ def read_rows(buffer: Bytes, start: I64, end: I64, count: int, texts: int) -> tu
 
     ValueError where a frame ends elsewhere, as one of another version would.
     """
-    k = len(start)
-    out, bounds = np.empty((k, 8 + 8 * count), np.uint8), np.zeros(k * texts + 1, np.int64)
+    k, width = len(start), 8 + 8 * count
+    out, bounds = np.empty(k * width, np.uint8), np.zeros(k * texts + 1, np.int64)
     for i in range(k):
-        a = start[i]
-        first = a + 12 + get32(buffer, a + 8)
-        for j in range(8):
-            out[i, j] = buffer[a + j]
-        for j in range(8 * count):
-            out[i, 8 + j] = buffer[first + j]
+        first = start[i] + 12 + get32(buffer, start[i] + 8)
         stop = first + 8 * count + 4 * texts
         for c in range(texts if stop <= end[i] else 0):
             length = max(int(get32(buffer, first + 8 * count + 4 * c)), 0)
@@ -121,6 +77,8 @@ def read_rows(buffer: Bytes, start: I64, end: I64, count: int, texts: int) -> tu
             stop += length
         if stop != end[i]:
             raise ValueError("row frame: found none of this version; begin anew, with deploy --fresh")
+        copy(out, width * i, buffer, start[i], 8)
+        copy(out, width * i + 8, buffer, first, 8 * count)
     for n in range(len(bounds) - 1):
         bounds[n + 1] += bounds[n]
     joined = np.empty(bounds[-1], np.uint8)
@@ -128,10 +86,10 @@ def read_rows(buffer: Bytes, start: I64, end: I64, count: int, texts: int) -> tu
         p = start[i] + 12 + get32(buffer, start[i] + 8) + 8 * count + 4 * texts
         for c in range(texts):
             a, b = bounds[c * k + i], bounds[c * k + i + 1] - 1
-            copy(joined, a, buffer, p, p + b - a)
+            copy(joined, a, buffer, p, b - a)
             joined[b] = END
             p += b - a
-    return out, joined, bounds
+    return out.reshape(k, width), joined, bounds
 
 
 @kernel
@@ -142,14 +100,13 @@ def write_sinks(joined: Bytes, bounds: I64, values: Bytes, sizes: I32) -> tuple[
     out, lengths = np.empty(11 * k + len(joined) + len(values), np.uint8), np.empty(k, np.int32)
     p = v = 0
     for i in range(k):
-        begin = p
-        p = put32(out, p, bounds[i + 1] - bounds[i] - 1)
-        p = put32(out, p, sizes[i])
-        p = put32(out, p, 0)
-        p = copy(out, p, joined, bounds[i], bounds[i + 1] - 1)
-        p = copy(out, p, values, v, v + sizes[i])
-        v += sizes[i]
-        lengths[i] = p - begin
+        key, size = bounds[i + 1] - bounds[i] - 1, sizes[i]
+        put32(out, put32(out, put32(out, p, key), size), 0)
+        copy(out, p + 12, joined, bounds[i], key)
+        copy(out, p + 12 + key, values, v, size)
+        lengths[i] = 12 + key + size
+        p += lengths[i]
+        v += size
     return out, lengths
 
 

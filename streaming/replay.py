@@ -119,8 +119,8 @@ class Replay:
         for stage, table in zip(self.plan.stages, self._tables, strict=True):
             keys, told = self._told(stage, labels)
             slot = table.slots([*keys, *events.entities[stage.index]])
-            events, again = update(stage, table.fold, slot, events, told)
-            duplicates += again
+            events, fresh = update(stage, table.fold, slot, events, told)
+            duplicates += len(fresh) - int(fresh.sum())
         decided = self._decider(events)
         if self._lessons is not None and self.teacher is not None:
             self._lessons.served(events, decided)

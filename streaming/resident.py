@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from operators.join import Label
 from operators.kernels.ids import hash_ids
+from operators.kernels.texts import join, split
 from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
@@ -26,7 +27,7 @@ from streaming.apart import Apart, Told
 from streaming.arrivals import Arrivals
 from streaming.decider import Decided, Decider
 from streaming.engine import Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
-from streaming.kernels import join, read_rows, split, write_rows, write_sinks
+from streaming.kernels import read_rows, write_rows, write_sinks
 from streaming.loop import ExampleOperator, LearnOperator, Models, pending
 from streaming.observe import Loop
 from streaming.plan import Plan, Stage, plan
@@ -227,14 +228,12 @@ class FeatureOperator(_Operator):
         rows = self._main(request)
         events, slot = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
         labels, told = self._labels(request)
-        every = events.index
-        events, duplicates = update(
-            self._stage, self._table.fold, np.concatenate((told, slot)) if len(told) else slot, events, labels
-        )
-        self._serving.publish(self._stage, events, slot[np.searchsorted(every, events.index)] if duplicates else slot)
+        both = np.concatenate((told, slot)) if len(told) else slot
+        events, fresh = update(self._stage, self._table.fold, both, events, labels)
+        self._serving.publish(self._stage, events, slot[fresh])
         self._take(outputs)
         self._emit(events, outputs)
-        self._serving.duplicates(duplicates)
+        self._serving.duplicates(len(fresh) - int(fresh.sum()))
         self._serving.batch(len(request.slot), time.perf_counter() - began)
         states, length = self._table.hand_over(request.handed)
         return outputs.response(length, states)
@@ -320,12 +319,10 @@ class FeatureOperator(_Operator):
             self._said(part, self._decider(part, before), outputs)
 
     def _said(self, events: Events, decided: Decided, outputs: _Outputs) -> None:
-        keys, values = events.entities[0], [value for value in decided.values if value is not None]
-        if len(values) < len(keys):
-            keys = [key for key, value in zip(keys, decided.values, strict=True) if value is not None]
-        if values:
-            sizes = np.fromiter(map(len, values), np.int32, len(values))
-            outputs.put(frames.DECISION, *write_sinks(*join(keys), np.frombuffer(b"".join(values), np.uint8), sizes))
+        keys = [key for key, value in zip(events.entities[0], decided.values, strict=True) if value is not None]
+        values = [value for value in decided.values if value is not None]
+        sizes = np.fromiter(map(len, values), np.int32, len(values))
+        outputs.put(frames.DECISION, *write_sinks(*join(keys), np.frombuffer(b"".join(values), np.uint8), sizes))
         if self._models is not None:
             waiting = pending(events, decided)
             outputs.add(frames.PENDING, waiting)
@@ -359,8 +356,6 @@ class FeatureOperator(_Operator):
         outputs.add(frames.SIGNAL, signals)
 
     def _rows(self, events: Events, outputs: _Outputs) -> None:
-        if not events.ids:
-            return
         numbers, hash = events.numbers, events.hash.view(np.float64)[:, None]
         words = np.concatenate((numbers, events.features[:, : self._stage.stop], hash), axis=1)
         following = self._stage.index + 1

@@ -11,9 +11,10 @@ from itertools import islice
 
 import numpy as np
 
+from operators.kernels.texts import join, split
 from operators.views import Pending
 from streaming import shows
-from streaming.kernels import join, read_rows, split, write_rows, write_sinks
+from streaming.kernels import read_rows, write_rows, write_sinks
 from streaming.plan import plan
 from streaming.replay import Replay
 from streaming.workloads import refer, resolve

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels import kernel
+from operators.kernels.texts import join
 
 
 def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
@@ -13,23 +14,17 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
 
     Two of ten million different ids share a hash with a probability of 3e-6.
     """
-    text = "".join(ids)
-    encoded: Sequence[str | bytes] = ids if text.isascii() else [id.encode() for id in ids]
-    lengths = np.array([*map(len, encoded)], np.int64)
-    return _fnv(np.frombuffer(text.encode(), np.uint8), lengths)
+    return _fnv(*join(ids))
 
 
 @kernel
-def _fnv(text: NDArray[np.uint8], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
-    out = np.empty(len(lengths), np.uint64)
-    start = 0
-    for i in range(len(lengths)):
+def _fnv(text: NDArray[np.uint8], bounds: NDArray[np.int64]) -> NDArray[np.uint64]:
+    out = np.empty(len(bounds) - 1, np.uint64)
+    for i in range(len(out)):
         h = np.uint64(14695981039346656037)
-        end = start + lengths[i]
-        for j in range(start, end):
+        for j in range(bounds[i], bounds[i + 1] - 1):
             h = (h ^ np.uint64(text[j])) * np.uint64(1099511628211)
         h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         out[i] = h ^ (h >> np.uint64(31))
-        start = end
     return out

@@ -84,7 +84,7 @@ def checksum(words: Bits, begin: int, end: int) -> np.uint64:
 
 
 @part
-def copy(to: Bits, o: int, source: Bits, p: int, n: int) -> None:
+def copy(to: NDArray[Any], o: int, source: NDArray[Any], p: int, n: int) -> None:
     """to[o:o + n] = source[p:p + n]; unsigned indices need no check for being negative, slices count references."""
     i, k = np.uint64(o), np.uint64(p)
     for j in range(np.uint64(n)):
