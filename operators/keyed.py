@@ -73,16 +73,15 @@ class EntityFeatures:
         """Stored form of rows f64[u, width]: one after the other, u64 words; bytes of each, i32[u]."""
         return state.pack(states.reshape(-1), len(states), self.width, self.spec.rings, self.sections, self.magic)
 
-    def unpack(self, stored: bytes | memoryview, lengths: NDArray[np.int32], into: Floats | None = None) -> Floats:
+    def unpack(self, stored: bytes | memoryview, lengths: NDArray[np.int32]) -> Floats:
         """Rows f64[u, width] of stored states, one after the other, of `lengths` i32[u] bytes (0: nothing
         yet).
 
-        `into` f64[>= u, width], if given, is filled and returned cut to u rows; memory that is used again
-        costs less. What an earlier declaration stored is kept as far as this one knows it. Raises
-        MillraceError for bytes that are not a state of this entity.
+        What an earlier declaration stored is kept as far as this one knows it. Raises MillraceError for bytes
+        that are not a state of this entity.
         """
         u = len(lengths)
-        states = np.empty((u, self.width)) if into is None else into[:u]
+        states = np.empty((u, self.width))
         words = np.frombuffer(stored, np.uint64)
         words.flags.writeable = False
         bad, reason = state.unpack(

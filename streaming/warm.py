@@ -1,7 +1,8 @@
 """What the demos need compiled, compiled before the first of them: each one's traffic through its plan, in process.
 
-Beside the way of an event. `make setup` runs it, `python -m streaming.warm`: numba keeps machine code beside the
-sources, and without it the first job compiles on the way of its first events, for half a minute.
+Beside the way of an event. `make setup` runs it, `python -m streaming.warm NAME…`, and `make demo` for its workload
+alone: numba keeps machine code beside the sources, and without it a first job compiles on the way of its first events,
+for half a minute. Two processes share the work, and take over from one another what is in the cache.
 """
 
 import sys
@@ -27,13 +28,17 @@ def warm(name: str) -> None:
     """Decide what a demo publishes, and learn from it where it does."""
     kind, now = shows.kind(name), time.time_ns() // 1_000_000
     compiled = plan(resolve(refer(name, kind.sets)))
-    traffic = kind(shows.Run("", compiled.workload, 500.0, 60.0, None, now)).records()
-    values: dict[str, list[bytes]] = {"events": [], "outcomes": []}
-    for record in islice(traffic, EVENTS):
-        values[record.topic].append(record.value)
-    teach = compiled.workload.learning is not None
-    for _ in Replay(compiled, now, teach=teach).run(values["events"], values["outcomes"]):
+    records = list(islice(kind(shows.Run("", compiled.workload, 500.0, 60.0, None, now)).records(), EVENTS))
+    events, outcomes = ([one.value for one in records if one.topic == topic] for topic in ("events", "outcomes"))
+    for _ in Replay(compiled, now, teach=compiled.workload.learning is not None).run(events, outcomes):
         pass
+
+
+def warm_learners(name: str) -> None:
+    """Teach the learners of a demo an example of each class."""
+    columns = tuple(map(str, range(32)))
+    for declared in resolve(refer(name, shows.kind(name).sets)).learners:
+        declared.start(columns).learn(["a", "b"], np.zeros((2, 32)), np.array([0.0, 1.0]), np.ones(2))
 
 
 def warm_frames() -> None:
@@ -50,7 +55,8 @@ def warm_frames() -> None:
 
 
 if __name__ == "__main__":
-    warm_frames()
+    print(f"compiling what {', '.join(sys.argv[1:])} needs: once, up to a minute", file=sys.stderr)
     with ProcessPoolExecutor(2) as pool:
-        for name, _ in zip(shows.NAMES, pool.map(warm, shows.NAMES), strict=True):
-            print(f"compiled what {name} needs", file=sys.stderr)
+        tasks = [pool.submit(of, name) for name in sys.argv[1:] for of in (warm, warm_learners)]
+        for task in (*tasks, pool.submit(warm_frames)):
+            task.result()

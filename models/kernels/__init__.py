@@ -1,7 +1,9 @@
 """Compiled array kernels, and the one decorator that compiles them.
 
 A kernel is a plain function over NumPy arrays and scalars. It runs without the interpreter lock, so that
-operators of one TaskManager overlap, and its machine code is cached beside the source file.
+operators of one TaskManager overlap, and its machine code is cached beside the source file. What costs seconds to
+compile: to assign an array to a slice, which brings all that its error's text needs, and a literal integer as argument
+of another kernel, which is compiled once more for it.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels import kernel
-from models.kernels.adwin import CLOCK, ROWS, SHORTEST, TICK, TOTAL, WIDTH, Windows, update
+from models.kernels.adwin import CLOCK, ROWS, SHORTEST, SIZES, TICK, TOTAL, WIDTH, Windows, update
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -120,10 +120,13 @@ def follow(window: Windows, marks: F64, x: F64, at: F64) -> int:
             marks[TIMES + int(marks[COUNT] / marks[STEP])] = at[i]
         marks[COUNT] += 1.0
         if (window.moments[0, TICK] + 1) % CLOCK == 0:
-            window.moments[1] = window.moments[0]
-            window.used[1] = window.used[0]
-            window.totals[1] = window.totals[0]
-        if update(window, 0, x[i]):
+            for k in range(window.moments.shape[1]):
+                window.moments[1, k] = window.moments[0, k]
+            for level in range(SIZES):
+                window.used[1, level] = window.used[0, level]
+                for k in range(window.totals.shape[2]):
+                    window.totals[1, level, k] = window.totals[0, level, k]
+        if update(window, np.int64(0), x[i]):  # type: ignore[arg-type]  # a literal 0 is compiled anew
             return i
     return -1
 

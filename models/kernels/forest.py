@@ -248,7 +248,8 @@ def _learn_tree(f: Forest, s: int, x: F32, y: int, w: float) -> None:
         if f.settings[4] > 0:
             _draw_features(picks, len(x), f.rng)
         else:
-            picks[:] = np.arange(len(picks))
+            for j in range(len(picks)):
+                picks[j] = j
     _observe(f, s, node, x, y, w)
     seen = f.stats[s, node, 0] + f.stats[s, node, 1]
     if seen - f.tried[s, node] >= f.settings[0]:
@@ -284,7 +285,7 @@ def learn(f: Forest, X: F32, y: F64, weight: F64, warn: Windows, drift: Windows)
     for i in range(len(X)):
         x, label = X[i], int(y[i])
         if rate <= 0:
-            _learn_tree(f, 0, x, label, weight[i])
+            _learn_tree(f, f.place[0], x, label, weight[i])
             continue
         for t in range(trees):
             wrong = 0.0 if _votes_true(f, f.place[t], x) == label else 1.0

@@ -35,7 +35,8 @@ def merge(
             n += 1
         if at[i] >= ats[p]:
             ats[p] = at[i]
-            waiting[p] = values[i]
+            for j in range(values.shape[1]):
+                waiting[p, j] = values[i, j]
     return fresh[:n], places[:n], dropped
 
 

@@ -126,7 +126,11 @@ def run(
     edges = sorted({0, len(stream), *(c for c in cuts or [] if c <= len(stream))})
     for begin, end in pairwise(edges):
         part = stream[begin:end]
-        states = features.unpack(stored, lengths, np.full((3, features.width), 7.7e77))
+        states = np.full((2, features.width), 7.7e77)  # what is not filled is found
+        words = np.frombuffer(stored, np.uint64)
+        words.flags.writeable = False
+        fixed = features.width, features.spec.rings, features.sections, features.magic
+        assert state.unpack(words, lengths, states.reshape(-1), *fixed)[0] < 0
         table = np.full((len(part), len(features.names)), np.nan)
         fresh = features.update(states, rows(features, part), table)
         words, lengths = features.pack(states)
