@@ -84,13 +84,12 @@ def test_from_nothing_and_again(home: Settings) -> None:
     found = stack.stack(home)  # what ran before the demo still does
     assert jobs.running(found.flink, "fraud") is not None
     run(home, "stop", "fraud")
-    is_whole(run(home, "demo", "--seconds", "2", "--rate", "100", "--json"))
-    assert jobs.running(found.flink, "fraud") is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_early_end_is_clean(home: Settings, number: signal.Signals) -> None:
-    """Ctrl-C ends the demo with a traceback, without its summary, or with its job still running."""
+    """Ctrl-C ends the demo with a traceback, without its summary, or with its job still running, or a deploy after it
+    fails with words of Flink's, or forgets what was learned."""
     found = stack.up(home)
     process = start(home, "demo", "--seconds", "600", "--rate", "100")
     try:
@@ -106,6 +105,11 @@ def test_an_early_end_is_clean(home: Settings, number: signal.Signals) -> None:
     assert " 0 lost, 0 repeated" in text
     assert "Next:" in text
     assert jobs.running(found.flink, "fraud") is None
+    words = [str(MILLRACE), "deploy", "fraud"]
+    environment = inherited() | home.environment()
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "--set learn=true --set model=rule --set compile=3d" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -139,15 +143,3 @@ def test_what_dies_comes_back(home: Settings) -> None:
     assert "taskmanager-0 died" in text
     assert "4,000 events: 4,000 decisions, 0 dead letters, 0 lost" in text
     assert re.search(r"outcomes: [\d,]+ published, 0 lost, 0 learned twice", text), text
-
-
-def test_a_deploy_after_it_says_what_it_needs(home: Settings) -> None:
-    """After a demo, a deploy without its parameters fails with words of Flink's, or forgets what was learned."""
-    stack.up(home)
-    run(home, "demo", "--seconds", "1", "--rate", "100")
-    environment = inherited() | home.environment()
-    words = [str(MILLRACE), "deploy", "fraud"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "--set learn=true --set model=rule --set compile=3d" in " ".join(done.stderr.split())
-    stack.down(home)
