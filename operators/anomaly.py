@@ -22,7 +22,7 @@ from schemas.time import duration
 
 Floats = NDArray[np.float64]
 
-VERSION = 2
+VERSION = 3
 """Of the layout of a state and of what its numbers mean."""
 
 DETECTORS = (
@@ -97,12 +97,10 @@ class Detector:
         """States of a sensor with one value and of one with several that have just begun, f64[2, words]."""
         zero = np.zeros((2, self.words))
         zero[:, A.LENGTH] = A.FIRST
-        zero[:, A.NOW : A.BOUND] = -np.inf
+        zero[:, [A.RECORD, *range(A.NOW, A.BOUND)]] = -np.inf
         zero[:, A.BOUND : A.TAIL] = np.nan
-        zero[:, A.RECORD] = -np.inf
         singles = zero.view(np.float32)
-        singles[0, 2 * A.RINGS : 2 * A.OWN] = -np.inf
-        singles[1, 2 * A.RINGS : 2 * many.OWN] = -np.inf
+        singles[0, 2 * A.RINGS : 2 * one.OWN] = singles[1, 2 * A.RINGS : 2 * many.OWN] = -np.inf
         singles[0, 2 * one.DAY : 2 * one.BASIS] = np.nan
         zero[0, one.LAST] = np.nan
         zero[0, [one.INVERSE + A.cell(i, i) for i in range(one.INPUTS)]] = 100.0

@@ -36,9 +36,8 @@ def warm(name: str) -> None:
 
 def warm_learners(name: str) -> None:
     """Teach the learners of a demo an example of each class."""
-    columns = tuple(map(str, range(32)))
     for declared in resolve(refer(name, shows.kind(name).sets)).learners:
-        declared.start(columns).learn(["a", "b"], np.zeros((2, 32)), np.array([0.0, 1.0]), np.ones(2))
+        declared.start(tuple("abcdefghijklmnop")).learn(["1", "2"], np.zeros((2, 16)), np.array([0.0, 1.0]), np.ones(2))
 
 
 def warm_frames() -> None:

@@ -1,10 +1,10 @@
 """What the anomaly kernels share: a sensor's clock, its records, its conformal score, its alarm.
 
 A sensor's state is one row of float64 words: this header, then the words of its detectors (`anomaly_one`,
-`anomaly_many`). Rolling extremes are kept as block maxima: for each of 14 sketches the maxima of the last 32 blocks,
-of 8 readings at first and, merged in pairs while the sensor is young, of 128 in the end, so that the window is 4,096
-readings. What belongs to the block of the present does not count yet: a slow anomaly does not become its own norm.
-A reading's excess over a sketch is in units of the mean excess of the largest maxima (Pickands' and Hill's idea of a
+`anomaly_many`). Rolling extremes are kept as block maxima: for up to 24 sketches the maxima of the last 32 blocks, of
+8 readings at first and, merged in pairs while the sensor is young, of 128 in the end, so that the window is 4,096
+readings. What belongs to the block of the present does not count yet: a slow anomaly does not become its own norm. A
+reading's excess over a sketch is in units of the mean excess of the largest maxima (Pickands' and Hill's idea of a
 tail), so that detectors of any unit can be added.
 """
 
@@ -21,7 +21,7 @@ Singles = NDArray[np.float32]
 Given = tuple[Floats, Floats, Floats, Floats, Floats, Floats]
 """What every reading is given: a fresh state, the rules (see `judge`), room for raw numbers, x, y, sums."""
 
-SKETCHES, BLOCKS, FIRST, LONGEST, KTH = 14, 32, 8, 128, 5
+SKETCHES, BLOCKS, FIRST, LONGEST, KTH = 24, 32, 8, 128, 5
 BINS = 32
 
 (
@@ -42,12 +42,12 @@ BINS = 32
     TOUCHED,
     SILENT,
 ) = range(16)
+KEPT = (AT, CADENCE, JITTER, DAMPED, THETA, KIND, TOUCHED, SILENT)
 NOW = 16
 BOUND = NOW + SKETCHES
 TAIL = BOUND + SKETCHES
 BODY = TAIL + SKETCHES
 RINGS = BODY + BINS // 2
-OWN = RINGS + SKETCHES * BLOCKS // 2
 SCORE = 0
 """Sketch of the combined scores; after it come those of the detectors, of which a sensor has as many as it uses."""
 
@@ -360,12 +360,10 @@ def finish(s: Floats, g: Singles, b: int, told: tuple[float, int], rules: Floats
 @kernel
 def restart(s: Floats, b: int, zero: Floats) -> None:
     """Begin anew, as for a new unit: only clock, damping and threshold stay."""
-    at, cadence, jitter, touched = s[b + AT], s[b + CADENCE], s[b + JITTER], s[b + TOUCHED]
-    theta, damped, silent, kind = s[b + THETA], s[b + DAMPED], s[b + SILENT], s[b + KIND]
     for i in range(zero.shape[0]):
-        s[b + i] = zero[i]
-    s[b + AT], s[b + CADENCE], s[b + JITTER], s[b + TOUCHED], s[b + BEGAN] = at, cadence, jitter, touched, at
-    s[b + THETA], s[b + DAMPED], s[b + SILENT], s[b + KIND] = theta, damped, silent, kind
+        if i not in KEPT:
+            s[b + i] = zero[i]
+    s[b + BEGAN] = s[b + AT]
 
 
 @kernel

@@ -16,8 +16,9 @@ from operators.kernels.tables import Floats
 
 LIMIT = 16
 TRIANGLE = LIMIT * (LIMIT + 1) // 2
-SINGLE, MOVED, APART, DRIFTING, RUNS, SHIFT, JUMP = range(1, 8)
-SKETCHES = JUMP + 1
+SINGLE, MOVED, APART, DRIFTING, RUNS, SHIFT, JUMP, JUMPS = range(1, 9)
+"""From JUMPS on one for each value: the jumps of a wild one would hide those of a calm one."""
+SKETCHES = JUMPS + LIMIT
 
 OWN = A.RINGS + SKETCHES * A.BLOCKS // 2
 SEEN, WEIGHT = OWN, OWN + 1
@@ -114,16 +115,17 @@ def readings(s: Floats, g: A.Singles, b: int, at: float, values: Floats, given: 
         raw[SINGLE], missing, raw[RUNS] = standardise(s, g, b, n, values, x)
         flags |= A.MISSING if missing > 0 else 0
         if flags & A.GAP:
-            for i in range(n):
-                x[LIMIT + i] = 0.0
-        drifting = 0.0
+            x[LIMIT : LIMIT + n] = 0.0
+        drifting, jumped = 0.0, math.nan
         for i in range(n):
             x[3 * LIMIT + i] = math.nan
             if values[i] == values[i]:
                 last = math.nan if flags & A.GAP else s[b + LAST + i]
                 shift, jump = A.local(s, b + LOCAL + 4 * i, s[b + SEEN], x[2 * LIMIT + i], last)
                 raw[SHIFT], raw[JUMP] = greater(raw[SHIFT], shift), greater(raw[JUMP], jump)
+                raw[JUMPS + i] = jump
                 x[3 * LIMIT + i] = shift
+            jumped = greater(jumped, A.excess(s, b, JUMPS + i, raw[JUMPS + i]))
             q = 2 * b + DRIFTED + i
             g[q] += (min(max(x[LIMIT + i], -6.0), 6.0) - g[q]) / SWING
             drifting = max(drifting, abs(g[q]))
@@ -135,14 +137,16 @@ def readings(s: Floats, g: A.Singles, b: int, at: float, values: Floats, given: 
         A.add(moved, 1.0, A.FORECAST, row, room)
         A.add(apart, 1.0, A.DISTANCE, row, room)
         A.add(A.excess(s, b, DRIFTING, drifting), 0.25, A.DRIFT, row, room)
-        A.add(A.excess(s, b, SHIFT, raw[SHIFT]), 0.1, A.SHIFT, row, room)
-        A.add(A.excess(s, b, JUMP, raw[JUMP]), 0.1, A.JUMP, row, room)
+        A.add(A.excess(s, b, SHIFT, raw[SHIFT]), 0.07, A.SHIFT, row, room)
+        A.add(A.excess(s, b, JUMP, raw[JUMP]), 0.05, A.JUMP, row, room)
+        A.add(jumped, 0.02, A.JUMP, row, room)
         stuck = A.excess_log(s, b, RUNS, raw[RUNS] - 0.7) if s[b + A.BOUND + RUNS] > -math.inf else math.nan
         A.add(stuck, 0.5, A.UNCHANGED, row, room)
         flags |= A.STUCK if stuck > 0.0 else 0
         for i in range(min(n, row.shape[0] - A.TOLD - A.MEMBERS)):
             blame = (moved * y[2 * LIMIT + i] if moved > 0.0 else 0.0) + (apart * y[i] if apart > 0.0 else 0.0)
-            row[A.TOLD + A.MEMBERS + i] = greater(blame, 0.1 * A.excess(s, b, SHIFT, x[3 * LIMIT + i]))
+            blame = greater(blame, 0.02 * A.excess(s, b, JUMPS + i, raw[JUMPS + i]))
+            row[A.TOLD + A.MEMBERS + i] = greater(blame, 0.07 * A.excess(s, b, SHIFT, x[3 * LIMIT + i]))
     total = A.finish(s, g, b, (step, flags), rules, room, row)
     if learning:
         learn(s, g, b, n, x)

@@ -17,12 +17,14 @@ from operators.kernels.tables import Floats
 Bytes = NDArray[np.uint8]
 
 (HIGH, LOW, FORECAST, SEASON, DRIFT, LOUD, CALM, TREES, FINE, COARSE, RUNS, SHIFT, JUMP) = range(1, 14)
+SKETCHES = JUMP + 1
 
+OWN = A.RINGS + SKETCHES * A.BLOCKS // 2
 (
     ORIGIN, MEAN, VARIANCE, SEEN, LAST, RUN, ERROR, FLAT_LOSS, DAY_LOSS, WEEK_LOSS, DRIFTED, SPREAD, LAGS_KNOWN,
     MODE, DAY_BIN, DAY_SUM, DAY_COUNT, WEEK_BIN, WEEK_SUM, WEEK_COUNT, TREE_COUNT, TREES_KNOWN,
-) = range(A.OWN, A.OWN + 22)  # fmt: skip
-GATHERED = A.OWN + 24
+) = range(OWN, OWN + 22)  # fmt: skip
+GATHERED = OWN + 24
 """Of each of two scales: sum, readings in it, points of the shape, points learned from."""
 LOCAL = GATHERED + 8
 LAGS = LOCAL + 4

@@ -98,7 +98,7 @@ def reading(
         flags |= A.SCALE if one.rescaled(s, b) else 0
     total = A.finish(s, g, b, (step, flags), rules, room, row)
     if learning:
-        A.keep(s, g, b, total, raw, room, A.SKETCHES)
+        A.keep(s, g, b, total, raw, room, one.SKETCHES)
     if flags & A.SCALE:
         A.restart(s, b, zero[0])
 

@@ -252,6 +252,21 @@ def test_second_change_is_seen_soon_after_the_first() -> None:
     assert told["alarm"][[1000, 1100]].all()
 
 
+def test_a_calm_values_jump_is_not_hidden_by_a_wild_one() -> None:
+    """What is usual of the wildest value is taken to be usual of all."""
+    draw, n = np.random.default_rng(5), 1500
+    wild, calm = draw.standard_normal(n), 10.0 + 0.01 * draw.standard_normal(n)
+    wild[::20] += 40.0 * draw.standard_normal(n // 20)
+    calm[1207] += 0.25
+    columns = np.stack([np.full(n, math.nan), wild, calm, np.full(n, 2.0)], axis=1)
+    detector, state = Detector(values=2), np.empty((1, Detector(values=2).words))
+    detector.zero(state)
+    out = run(detector, state, columns, START + HOUR * np.arange(n))[1207]
+    told = dict(zip(detector.names, out.tolist(), strict=True))
+    assert told["jump"] > 0.0
+    assert told["value_1"] > told["value_0"]
+
+
 def test_what_is_wrong_with_a_reading_is_named() -> None:
     """Gaps, duplicates, late, missing and stuck readings go unnoticed, or stop the sensor."""
     values = np.random.default_rng(3).standard_normal(1000)
