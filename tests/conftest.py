@@ -1,5 +1,6 @@
 """The stack that integration and fault tests share, and the data that they publish; nothing starts unless asked for."""
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,13 @@ from tests.world import Data, World
 # How long an example takes says nothing on a machine that does other things: what is slow is found by benches.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let JVMs compile once only, quickly, unless they are measured: none of the others lives long enough for more."""
+    if not any(item.get_closest_marker("bench") for item in items):
+        os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1"
 
 
 @pytest.fixture(scope="session")
