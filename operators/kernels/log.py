@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels import kernel
+from operators.kernels.state import copy
 from operators.kernels.tables import Floats, Rows
 
 I64 = NDArray[np.int64]
@@ -72,20 +73,19 @@ def write(rows: I32, states: I64, length: I32, whole: I32, words: I64, count: I3
             total += 1 + len(head) + count[r] * size
     out, lengths = np.empty(total, np.int64), np.empty(len(rows), np.int32)
     p, s, w = 0, 0, 0
-    for i in range(len(rows)):
-        r = rows[i]
+    for i, r in enumerate(rows):
         begin = p
         if w < len(whole) and whole[w] == r:
             lengths[i] = length[w]
             p += length[w] // 8
-            out[begin:p] = states[s : s + p - begin]
+            copy(out, begin, states, s, p - begin)
             s += p - begin
             w += 1
         elif count[r]:
             p += 1 + len(head) + count[r] * size
             out[begin] = count[r]
-            out[begin + 1 : begin + 1 + len(head)] = head
-            out[begin + 1 + len(head) : p] = words[r, : count[r] * size]
+            copy(out, begin + 1, head, 0, len(head))
+            copy(out, begin + 1 + len(head), words[r], 0, count[r] * size)
             lengths[i] = -8 * (p - begin)
         else:
             lengths[i] = -1
