@@ -176,19 +176,9 @@ def describe(job: Job) -> str:
     if job.delivery == "exactly-once":
         # Longer than any restart; the broker allows no more than this by default.
         producer["transaction.timeout.ms"] = "900000"
-    entries = (
-        "name",
-        "brokers",
-        "inputs",
-        "stages",
-        "sinks",
-        "parallelism",
-        "max_parallelism",
-        "batch",
-        "batch_bytes",
-    )
+    entries = "name brokers inputs stages sinks parallelism max_parallelism batch batch_bytes skew_ms drift_ms start"
     whole = asdict(job)
-    document = {name: whole[name] for name in (*entries, "skew_ms", "drift_ms", "start")} | {
+    document = {name: whole[name] for name in entries.split()} | {
         "exactly_once": job.delivery == "exactly-once",
         "consumer": {"max.poll.records": str(job.poll), "isolation.level": "read_committed"},
         "producer": producer,

@@ -15,9 +15,12 @@ import numpy as np
 from operators.kernels.texts import join, split
 from operators.views import Pending
 from streaming import shows
-from streaming.kernels import read_rows, write_rows, write_sinks
+from streaming.arrivals import HEAD
+from streaming.kernels import read_heads, read_rows, write_rows, write_sinks
+from streaming.observe import Cells
 from streaming.plan import plan
 from streaming.replay import Replay
+from streaming.teacher import Lesson, Teacher
 from streaming.workloads import refer, resolve
 
 EVENTS = 20_000
@@ -35,14 +38,20 @@ def warm(name: str) -> None:
 
 
 def warm_learners(name: str) -> None:
-    """Teach the learners of a demo an example of each class."""
-    for declared in resolve(refer(name, shows.kind(name).sets)).learners:
-        declared.start(tuple("abcdefghijklmnop")).learn(["1", "2"], np.zeros((2, 16)), np.array([0.0, 1.0]), np.ones(2))
+    """Teach a demo's learners made-up examples, of some days."""
+    compiled = plan(resolve(refer(name, shows.kind(name).sets)))
+    if compiled.workload.learning is not None:
+        teacher = Teacher(compiled)
+        served = (teacher.contest.champion,), (0.5,), (0.0,) * len(compiled.names)
+        times = range(0, 8 * 86_400_000, 40_000)
+        teacher.add([Lesson(str(t), "", t, t, t % 3 == 0, False, 1.0, "", *served) for t in times])
 
 
 def warm_frames() -> None:
-    """Write, read and publish a record as jobs do, and no replay."""
-    word = np.zeros(1)
+    """Read, count, write and publish a record as jobs do, and no replay."""
+    word, head = np.zeros(1), np.frombuffer(bytes(HEAD.itemsize), np.uint8)
+    read_heads(head, word.view(np.int64), HEAD.itemsize, np.empty((1, 2), np.int64))
+    Cells((1.0,)).many(word)
     rows, length = write_rows(word.view(np.uint8), word.view(np.uint8), *join(["key", "id"]))
     bounds = np.array([0, *length])
     _, texts, ends = read_rows(np.frombuffer(rows.tobytes(), np.uint8), bounds[:1], bounds[1:], 1, 1)
