@@ -118,14 +118,14 @@ def readings(s: Floats, g: A.Singles, b: int, at: float, values: Floats, given: 
             x[LIMIT : LIMIT + n] = 0.0
         drifting, jumped = 0.0, math.nan
         for i in range(n):
-            x[3 * LIMIT + i] = math.nan
+            shift = jump = math.nan
             if values[i] == values[i]:
                 last = math.nan if flags & A.GAP else s[b + LAST + i]
                 shift, jump = A.local(s, b + LOCAL + 4 * i, s[b + SEEN], x[2 * LIMIT + i], last)
                 raw[SHIFT], raw[JUMP] = greater(raw[SHIFT], shift), greater(raw[JUMP], jump)
-                raw[JUMPS + i] = jump
-                x[3 * LIMIT + i] = shift
-            jumped = greater(jumped, A.excess(s, b, JUMPS + i, raw[JUMPS + i]))
+            raw[JUMPS + i], beyond = jump, A.excess(s, b, JUMPS + i, jump)
+            jumped = greater(jumped, beyond)
+            x[3 * LIMIT + i] = greater(0.07 * A.excess(s, b, SHIFT, shift), 0.02 * beyond)
             q = 2 * b + DRIFTED + i
             g[q] += (min(max(x[LIMIT + i], -6.0), 6.0) - g[q]) / SWING
             drifting = max(drifting, abs(g[q]))
@@ -145,8 +145,7 @@ def readings(s: Floats, g: A.Singles, b: int, at: float, values: Floats, given: 
         flags |= A.STUCK if stuck > 0.0 else 0
         for i in range(min(n, row.shape[0] - A.TOLD - A.MEMBERS)):
             blame = (moved * y[2 * LIMIT + i] if moved > 0.0 else 0.0) + (apart * y[i] if apart > 0.0 else 0.0)
-            blame = greater(blame, 0.02 * A.excess(s, b, JUMPS + i, raw[JUMPS + i]))
-            row[A.TOLD + A.MEMBERS + i] = greater(blame, 0.07 * A.excess(s, b, SHIFT, x[3 * LIMIT + i]))
+            row[A.TOLD + A.MEMBERS + i] = greater(blame, x[3 * LIMIT + i])
     total = A.finish(s, g, b, (step, flags), rules, room, row)
     if learning:
         learn(s, g, b, n, x)
