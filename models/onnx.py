@@ -19,7 +19,8 @@ from models.artifact import Artifact
 from schemas.errors import ModelRejected
 
 LIMIT = 64 << 20  # bytes of a model
-CHUNK = 64  # rows a call: a row costs least from here on, and larger calls have been dearer (FACTS)
+CHUNK = 256  # rows a call: a row costs least from here on
+PADDED = 64  # rows a call where all calls have to be of one size: few events are not to cost as much as many
 TOLERANCE = 1e-5  # of a golden row's score
 
 
@@ -158,7 +159,7 @@ class Session:
         """Into what rows must be copied for a score to depend on its row alone: nothing, a chunk, one row."""
         if used <= _EXACT | _TREES:
             return None
-        return self._aligned(CHUNK if used <= _EXACT | _TREES | _BY_SIZE else 1)
+        return self._aligned(PADDED if used <= _EXACT | _TREES | _BY_SIZE else 1)
 
     def _aligned(self, n: int) -> NDArray[np.float32]:
         """float32[n, f] of zeros that begins at a multiple of 64 bytes, in every process."""

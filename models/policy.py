@@ -6,6 +6,7 @@ state the action of a degraded decision, one that was made while a dependency wa
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -71,23 +72,16 @@ class Thresholds:
         """A `Scored` decision for each row; a degraded one takes the action declared for it."""
         rounded = batch.scores.round(DIGITS)
         levels = np.searchsorted(self.levels, rounded, "right")
-        scores, degraded = rounded.tolist(), batch.degraded.tolist()
-        reached = zip(degraded, levels.tolist(), strict=True)
-        actions = [self.degraded if poor else self.actions[level] for poor, level in reached]
+        taken = np.where(batch.degraded, -1, levels).tolist()
+        actions = list(map((*self.actions, self.degraded).__getitem__, taken))
         reasons: list[tuple[str, ...]] = [()] * len(actions)
         alerted = np.flatnonzero((levels > 0) | batch.degraded).tolist()
         if alerted and self.reasons:
             for row, strongest in zip(alerted, self._reasons(batch, np.array(alerted)), strict=True):
                 reasons[row] = strongest
-        workload, model = batch.workload, batch.model
-        rows = zip(batch.ids, batch.at.tolist(), batch.keys, degraded, scores, actions, reasons, strict=True)
-        return [
-            Scored(
-                id=id, workload=workload, event=id, at=at, key=key, model=model, degraded=poor, score=score,
-                action=action, reasons=why,
-            )
-            for id, at, key, poor, score, action, why in rows
-        ], actions
+        workload, model, at = repeat(batch.workload), repeat(batch.model), batch.at.tolist()
+        fields = batch.ids, workload, batch.ids, at, batch.keys, model, batch.degraded.tolist(), rounded.tolist()
+        return list(map(Scored, *fields, actions, reasons)), actions
 
     def _reasons(self, batch: Batch, rows: NDArray[np.int64]) -> list[tuple[str, ...]]:
         """Names of the inputs that raised the score of each row, strongest first."""

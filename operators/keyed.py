@@ -328,16 +328,7 @@ class Compiler:
         magic = np.uint64(crc32(f"millrace state 1 of {d.entity}".encode()) << 32 | crc32(texts.encode()))
         scratch = int(spec.layout[T.SORT] + 2 * spec.layout[T.SORT_CAP])
         return EntityFeatures(
-            d.entity,
-            d.names,
-            d.fields,
-            d.labelled,
-            self.layout.words,
-            fingerprint,
-            spec,
-            sections,
-            magic,
-            scratch,
+            d.entity, d.names, d.fields, d.labelled, self.layout.words, fingerprint, spec, sections, magic, scratch
         )
 
 

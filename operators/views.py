@@ -8,7 +8,7 @@ holds. A view is one HASH: a field a feature, and `at`, their event time in ms.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -23,6 +23,9 @@ log = logging.getLogger("millrace.views")
 I32 = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Doubles = NDArray[np.float64]
+
+Keys = Sequence[str] | Mapping[int, str]
+"""The keys of a stage by their rows."""
 
 # A hash is replaced only by one that is not older, compared where it lies: no race of writers turns it back.
 # A hash with other fields than ours is from an older declaration: it is written anew.
@@ -85,7 +88,7 @@ class Pending:
         """These rows are of other keys from now on."""
         pending.forget(self._known(rows), self._place, self._row)
 
-    def merge(self, rows: I32, keys: Sequence[str], at: Longs, values: Doubles) -> tuple[int, int]:
+    def merge(self, rows: I32, keys: Keys, at: Longs, values: Doubles) -> tuple[int, int]:
         """Take in k rows of a stage (at: i64[k] ms, values: f64[k, width]); of equal times the later one wins.
 
         Returns (rows that shared a place with another of their key, keys dropped to make room).
@@ -93,8 +96,8 @@ class Pending:
         rows = self._known(rows)
         ring = self._place, self._row, self._at, self._values, self._ends
         fresh, places, dropped = pending.merge(rows, at, np.ascontiguousarray(values), *ring)
-        for i, place in zip(fresh.tolist(), places.tolist(), strict=True):
-            self._keys[place] = keys[i]
+        for row, place in zip(rows[fresh].tolist(), places.tolist(), strict=True):
+            self._keys[place] = keys[row]
         return len(rows) - len(fresh), dropped
 
     def _known(self, rows: I32) -> I32:
@@ -158,8 +161,8 @@ class Views:
         with self._lock:
             self._pending.forget(rows)
 
-    def publish(self, rows: I32, keys: Sequence[str], at: Longs, values: Doubles) -> None:
-        """Hand over k rows i32[k] of the stage, of `keys` (at: i64[k] ms, values: f64[k, names]): a copy, no I/O."""
+    def publish(self, rows: I32, keys: Keys, at: Longs, values: Doubles) -> None:
+        """Hand over k rows i32[k] of the stage, of those `keys` (at: i64[k] ms, values: f64[k, names]): a copy."""
         with self._lock:
             if self._closing.is_set():
                 self._dropped += len(rows)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from schemas.errors import PoisonEvent
 
@@ -23,7 +25,8 @@ KINDS = (
 )  # fmt: skip
 """Every kind of dead letter: the bounded set that metrics are labelled with."""
 
-encode = msgspec.json.Encoder().encode
+_ENCODER = msgspec.json.Encoder()
+encode, encode_lines = _ENCODER.encode, _ENCODER.encode_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,33 @@ class DeadLetter:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Values where they lie in `buffer`, from and to `bounds` i64[k, 2] (an end of -1: null), and all as `lines`."""
+
+    buffer: bytes
+    bounds: NDArray[np.int64]
+    lines: bytes
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __getitem__(self, index: int) -> bytes | None:
+        begin, end = self.bounds[index]
+        return self.buffer[begin:end] if end >= 0 else None
+
+
+Values = Sequence[bytes | None] | Slices
+"""Record values of a batch, None for a null one."""
+
+
 class Decoder(Generic[R]):
     """Decodes JSON values of one record type, batch by batch."""
 
     def __init__(self, type: type[R]):
         self._json = msgspec.json.Decoder(type)
 
-    def batch(self, values: Sequence[bytes | None]) -> tuple[list[R], list[int] | None, list[DeadLetter]]:
+    def batch(self, values: Values) -> tuple[list[R], list[int] | None, list[DeadLetter]]:
         """Decode `values`.
 
         Returns the records, their positions in `values` (None when all decoded), and a dead letter for each
@@ -51,23 +74,24 @@ class Decoder(Generic[R]):
         if records is not None:
             return records, None, []
         records, positions, dead = [], [], []
-        for index, value in enumerate(values):
+        for index in range(len(values)):
             try:
-                records.append(self.one(value))
+                records.append(self.one(values[index]))
                 positions.append(index)
             except PoisonEvent as error:
                 kind, detail = error.args
                 dead.append(DeadLetter(index, kind, detail))
         return records, positions, dead
 
-    def _together(self, values: Sequence[bytes | None]) -> list[R] | None:
+    def _together(self, values: Values) -> list[R] | None:
         """All records, or None where one of `values` needs to be looked at alone.
 
         Values are joined by newlines, which no JSON string holds raw: a value cut in two can't be completed by
         the next one, and a value of several lines, or of none, shows in the counts.
         """
         try:
-            lines = b"\n".join(values)  # type: ignore[arg-type]  # a null value raises TypeError, handled below
+            # A null value raises TypeError, handled below.
+            lines = values.lines if isinstance(values, Slices) else b"\n".join(values)  # type: ignore[arg-type]
             if lines.count(b"\n") != len(values) - 1 or (len(lines) > MAX_VALUE_BYTES and self._too_large(values)):
                 return None
             if not lines.isascii():
@@ -78,8 +102,8 @@ class Decoder(Generic[R]):
         return records if len(records) == len(values) else None
 
     @staticmethod
-    def _too_large(values: Sequence[bytes | None]) -> bool:
-        return any(value is not None and len(value) > MAX_VALUE_BYTES for value in values)
+    def _too_large(values: Values) -> bool:
+        return any(len(values[index] or b"") > MAX_VALUE_BYTES for index in range(len(values)))
 
     def one(self, value: bytes | None) -> R:
         """Decode one value; PoisonEvent(kind, detail) says what is wrong with it."""

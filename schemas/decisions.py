@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What every decision says; `id` is the id of its event, `model` the version that scored it."""
 
     id: str
@@ -15,7 +15,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     degraded: bool
 
 
-class Scored(Decision, frozen=True, gc=False, kw_only=True):
+class Scored(Decision, frozen=True, gc=False):
     """A decision by score: `reasons` are the features that moved the score most, strongest first."""
 
     score: float

@@ -1,12 +1,15 @@
 """Source frames of a micro-batch: where records enter a stage, and where dead letters get their coordinates."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.kernels.texts import join
 from schemas import frames
-from schemas.codec import DeadLetter
+from schemas.codec import DeadLetter, Slices
 from schemas.frames import Request
-from streaming.kernels import read_heads
+from streaming.kernels import read_heads, under_own_keys
 
 I64 = NDArray[np.int64]
 
@@ -17,24 +20,28 @@ HEAD = np.dtype(
 
 
 class Arrivals:
-    """Source frames of a batch: values i.e. bytes or None, arrived i64[k] ms, and coordinates for dead letters."""
+    """Source frames of a batch: their values, arrived i64[k] ms, and coordinates for dead letters."""
 
     def __init__(self, request: Request, start: I64, topic: str):
         """Of the frames that begin at `start` i64[k] in the buffer of `request`, and were read from `topic`."""
         bounds = np.empty((len(start), 2), np.int64)
-        self._head = read_heads(np.frombuffer(request.buffer, np.uint8), start, HEAD.itemsize, bounds).view(HEAD)[:, 0]
+        self._bytes = np.frombuffer(request.buffer, np.uint8)
+        heads, lines = read_heads(self._bytes, start, HEAD.itemsize, bounds)
+        self._head = heads.view(HEAD)[:, 0]
         self._topic = topic
-        self._buffer = request.buffer
         self._start = start + HEAD.itemsize
-        data = request.buffer
-        self.values: list[bytes | None] = [data[a:b] if b >= 0 else None for a, b in bounds.tolist()]
+        self.values = Slices(request.buffer, bounds, lines.tobytes())
         self.arrived: I64 = self._head["timestamp"]
+
+    def under(self, keys: Sequence[str], index: I64) -> bool:
+        """Whether each record at `index` i64[k], whose value is not null, stands under the key of its own in `keys`."""
+        return under_own_keys(self._bytes, self._start[index], self.values.bounds[index, 0], *join(keys))
 
     def deadletter(self, workload: str, letter: DeadLetter) -> bytes:
         """The record that `letter` is about, as it came, with reason and coordinates as headers."""
         head = self._head[letter.index]
         start = int(self._start[letter.index])
-        key = self._buffer[start : start + int(head["key"])] if head["key"] >= 0 else None
+        key = self.values.buffer[start : start + int(head["key"])] if head["key"] >= 0 else None
         headers = {
             "workload": workload, "reason": letter.kind, "detail": letter.detail, "topic": self._topic,
             "partition": head["partition"], "offset": head["offset"], "timestamp": head["timestamp"],

@@ -6,6 +6,7 @@ between two batches only.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from types import MappingProxyType
 
 import msgspec
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.onnx import Session
 from models.policy import DIGITS, Batch
-from schemas.codec import encode
+from schemas.codec import encode_lines
 from schemas.decisions import Decision, Explored, Scored
 from schemas.errors import ModelRejected
 from streaming.again import Said
@@ -27,17 +28,25 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Encoded decisions of a batch (None: the event only taught a state something), their actions, the scores f64[k] of
-    each model version, the champion's first, the columns f64[k, names] that they were made on, how many are degraded,
-    and the weight f64[k] that each has as an example (0: it waits for no outcome)."""
+    """Encoded decisions of a batch with a line feed behind each, for which events they were made (others only taught a
+    state something), their actions, the scores f64[k] of each model version, the champion's first, the columns
+    f64[k, names] that they were made on, how many are degraded, and the weight f64[k] that each has as an example
+    (0: it waits for no outcome)."""
 
-    values: Sequence[bytes | None]
+    lines: bytes
+    made: Sequence[bool]
     actions: Sequence[str]
     versions: tuple[str, ...]
     scored: tuple[F64, ...]
     columns: F64
     degraded: int
     weight: F64
+
+    @property
+    def values(self) -> list[bytes | None]:
+        """The decision of each event, None where none was made."""
+        lines = iter(self.lines.split(b"\n"))
+        return [next(lines) if made else None for made in self.made]
 
     @property
     def scores(self) -> F64:
@@ -99,7 +108,7 @@ class Decider:
         """Decide `events`, whose features are complete; all as `before`, by one model, if that says it of any."""
         if not events.ids:
             none = np.empty(0)
-            return Decided([], [], ("",), (none,), np.empty((0, len(self.plan.names))), 0, none)
+            return Decided(b"", [], [], ("",), (none,), np.empty((0, len(self.plan.names))), 0, none)
         columns, degraded = self.columns(events)
         champion, beside, versions, features, (read, *others) = self._serving
         inputs = columns[:, read].astype(np.float32)
@@ -107,32 +116,25 @@ class Decider:
         shadows = (c.score(columns[:, read].astype(np.float32)) for c, read in zip(beside, others, strict=True))
         decided, taken = self.plan.workload.policy.decide(
             Batch(
-                workload=self.plan.workload.name,
-                model=versions[0],
-                ids=events.ids,
-                keys=events.entities[0],
-                at=events.at,
-                degraded=degraded,
-                scores=scores,
-                names=self.plan.names,
-                columns=columns,
-                inputs=features if champion else (),
-                contributions=lambda rows: (
-                    champion.contributions(inputs[rows]) if champion else np.empty((len(rows), 0))
-                ),
-                maps=dict(zip(self._maps, events.entities[len(self.plan.stages) :], strict=True)),
+                self.plan.workload.name, versions[0], events.ids, events.entities[0], events.at, degraded, scores,
+                self.plan.names, columns, features if champion else (),
+                lambda rows: champion.contributions(inputs[rows]) if champion else np.empty((len(rows), 0)),
+                dict(zip(self._maps, events.entities[len(self.plan.stages) :], strict=True)),
             )
-        )
+        )  # fmt: skip
         decisions, actions = list(decided), list(taken)
         for row, said in before.items():
             actions[row] = self.plan.workload.policy.actions[-1] if said.explored else said.action or actions[row]
         weight = self._explored(events.ids, decisions, actions)
-        values = [None if decision is None else encode(decision) for decision in decisions]
         scored = (scores, *shadows)
         if before:
-            values = [before[row].value for row in range(len(values))]
+            made = [True] * len(decisions)
+            lines = b"".join(before[row].value + b"\n" for row in range(len(made)))
             versions, scored = _as_served(before, versions, scored)
-        return Decided(values, actions, versions, scored, columns, int(degraded.sum()), weight)
+        else:
+            made = [decision is not None for decision in decisions]
+            lines = encode_lines(compress(decisions, made))
+        return Decided(lines, made, actions, versions, scored, columns, int(degraded.sum()), weight)
 
     def _explored(self, ids: Sequence[str], decisions: list[Decision | None], actions: list[str]) -> F64:
         """Let chance decide some of what is declined; returns what each event weighs as an example, f64[k]."""

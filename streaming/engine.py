@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from operators.join import Join, Label
 from operators.kernels.ids import hash_ids
 from operators.kernels.tables import Rows
-from schemas.codec import DeadLetter, Decoder
+from schemas.codec import DeadLetter, Decoder, Values
 from schemas.records import Event
 from schemas.time import duration
 from streaming.kernels import believable
@@ -89,7 +89,7 @@ class Intake:
         self._skew = duration(workload.skew)
         self._width = len(plan.keyed)
 
-    def __call__(self, values: Sequence[bytes | None], arrived: I64) -> tuple[Events, list[DeadLetter]]:
+    def __call__(self, values: Values, arrived: I64) -> tuple[Events, list[DeadLetter]]:
         """Decode `values`, which arrived at `arrived` i64[n] ms."""
         records, positions, dead = self._decoder.batch(values)
         if positions is not None:
@@ -172,13 +172,8 @@ def no_labels(width: int) -> Labels:
 def to_labels(labels: Sequence[Label], stage: Stage) -> Labels:
     """The labels that the join handed out, as columns of `stage`."""
     ids, at, origin, label, numbers, _ = zip(*labels, strict=True)
-    return Labels(
-        np.array(at, np.int64),
-        np.array(origin, np.int64),
-        np.array(label, np.float64),
-        hash_ids(ids),
-        np.array(numbers, np.float64)[:, list(stage.columns)],
-    )
+    times = np.array(at, np.int64), np.array(origin, np.int64)
+    return Labels(*times, np.array(label, np.float64), hash_ids(ids), np.array(numbers)[:, list(stage.columns)])
 
 
 def update(
@@ -207,14 +202,10 @@ def _told(slot: NDArray[np.int32], events: Events, labels: Labels, columns: F64)
     """Labels and events of a batch in the order of `_order`, and which of the rows are events."""
     k, told = len(events.ids), len(labels.at)
     rows = Rows(
-        slot=slot,
-        port=np.repeat(np.array([1, 0], np.uint8), (told, k)),
-        at=np.concatenate((labels.at, events.at)),
-        origin=np.concatenate((labels.origin, events.at)),
-        label=np.concatenate((labels.label, np.zeros(k))),
-        ids=np.concatenate((labels.hash, events.hash)),
-        columns=np.concatenate((labels.columns, columns)),
-    )
+        slot, np.repeat(np.array([1, 0], np.uint8), (told, k)), np.concatenate((labels.at, events.at)),
+        np.concatenate((labels.origin, events.at)), np.concatenate((labels.label, np.zeros(k))),
+        np.concatenate((labels.hash, events.hash)), np.concatenate((labels.columns, columns)),
+    )  # fmt: skip
     order = _order(labels.at, events.at)
     rows = Rows._make(column[order] for column in rows)
     return rows, rows.port == 0
@@ -277,7 +268,7 @@ class OutcomeIntake:
         self._decoder = Decoder(plan.workload.outcome)
         self._skew = duration(plan.workload.skew)
 
-    def __call__(self, values: Sequence[bytes | None], arrived: I64) -> tuple[list[Truth], list[int], list[DeadLetter]]:
+    def __call__(self, values: Values, arrived: I64) -> tuple[list[Truth], list[int], list[DeadLetter]]:
         """Outcomes in `values`, which arrived at `arrived` i64[n] ms; their positions; dead letters for the others."""
         records, positions, dead = self._decoder.batch(values)
         where = range(len(values)) if positions is None else positions

@@ -93,31 +93,32 @@ def read_rows(buffer: Bytes, start: I64, end: I64, count: int, texts: int) -> tu
 
 
 @kernel
-def write_sinks(joined: Bytes, bounds: I64, values: Bytes, sizes: I32) -> tuple[Bytes, I32]:
-    """Sink frames without headers, one behind the other, and the length of each, i32[k]: of the keys in `joined`, which
-    begin at `bounds` i64[k + 1], and of `values`, one behind the other, of `sizes` i32[k]."""
-    k = len(sizes)
-    out, lengths = np.empty(11 * k + len(joined) + len(values), np.uint8), np.empty(k, np.int32)
-    p = v = 0
+def write_sinks(keys: Bytes, key: I64, values: Bytes, value: I64) -> tuple[Bytes, I32]:
+    """Sink frames without headers, one behind the other, and the length of each, i32[k]: of k texts in `keys` and in
+    `values`, which begin at `key` and `value` i64[k + 1], each with a byte behind it."""
+    k = len(key) - 1
+    out, lengths = np.empty(10 * k + len(keys) + len(values), np.uint8), np.empty(k, np.int32)
+    p = 0
     for i in range(k):
-        key, size = bounds[i + 1] - bounds[i] - 1, sizes[i]
-        put32(out, put32(out, put32(out, p, key), size), 0)
-        copy(out, p + 12, joined, bounds[i], key)
-        copy(out, p + 12 + key, values, v, size)
-        lengths[i] = 12 + key + size
+        n, size = key[i + 1] - key[i] - 1, value[i + 1] - value[i] - 1
+        put32(out, put32(out, put32(out, p, n), size), 0)
+        copy(out, p + 12, keys, key[i], n)
+        copy(out, p + 12 + n, values, value[i], size)
+        lengths[i] = 12 + n + size
         p += lengths[i]
-        v += size
     return out, lengths
 
 
 @kernel
-def read_heads(buffer: Bytes, start: I64, size: int, bounds: I64) -> NDArray[np.uint8]:
-    """The first `size` bytes of each source frame at `start` i64[k], u8[k, size]; the last eight are its lengths.
+def read_heads(buffer: Bytes, start: I64, size: int, bounds: I64) -> tuple[Bytes, Bytes]:
+    """The first `size` bytes of each source frame at `start` i64[k], u8[k, size]; the last eight are its lengths. And
+    all values, joined by line feeds.
 
     `bounds` i64[k, 2] gets where the value of each begins and ends; (0, -1) where it is null.
     """
     out = np.empty((len(start), size), np.uint8)
     lengths = np.empty(2, np.int64)
+    total = 0
     for i in range(len(start)):
         for j in range(size):
             out[i, j] = buffer[start[i] + j]
@@ -127,7 +128,30 @@ def read_heads(buffer: Bytes, start: I64, size: int, bounds: I64) -> NDArray[np.
         bounds[i, 1] = bounds[i, 0] + lengths[1]
         if lengths[1] < 0:
             bounds[i, 0], bounds[i, 1] = 0, -1
-    return out
+        total += max(lengths[1], 0) + 1
+    lines = np.empty(max(total - 1, 0), np.uint8)
+    p = 0
+    for i in range(len(start)):
+        if i > 0:
+            lines[p] = END
+            p += 1
+        length = max(bounds[i, 1] - bounds[i, 0], 0)
+        copy(lines, p, buffer, bounds[i, 0], length)
+        p += length
+    return out, lines
+
+
+@kernel
+def under_own_keys(buffer: Bytes, key: I64, end: I64, joined: Bytes, bounds: I64) -> bool:
+    """Whether what stands in `buffer` from `key` to `end` i64[k] are the k texts in `joined`, which begin at `bounds`
+    i64[k + 1], each with a byte behind it."""
+    for i in range(len(key)):
+        if end[i] - key[i] != bounds[i + 1] - bounds[i] - 1:
+            return False
+        for j in range(end[i] - key[i]):
+            if buffer[key[i] + j] != joined[bounds[i] + j]:
+                return False
+    return True
 
 
 @kernel

@@ -78,12 +78,9 @@ def pending(events: Events, decided: Decided) -> list[bytes]:
     scores = list(zip(*(scores.tolist() for scores in decided.scored), strict=True))
     keys, columns = events.entities[0], np.ascontiguousarray(decided.columns)
     return [
-        frames.row(
-            at[i],
-            events.ids[i].encode(),
-            _pack(Served(keys[i], at[i], weight[i], decided.versions, scores[i], columns[i].tobytes())),
-        )
+        frames.row(served.at, events.ids[i].encode(), _pack(served))
         for i in rows
+        for served in [Served(keys[i], at[i], weight[i], decided.versions, scores[i], columns[i].tobytes())]
     ]
 
 

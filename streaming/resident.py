@@ -8,7 +8,7 @@ import gc
 import sys
 import time
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from operators.join import Label
 from operators.kernels.ids import hash_ids
-from operators.kernels.texts import join, split
+from operators.kernels.texts import join, lines, split
 from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
@@ -214,6 +214,7 @@ class FeatureOperator(_Operator):
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
+        self._named = not stage.last or any(feature.entity == stage.entity for feature in plan.enriched)
 
     def process(self, buffer: bytes) -> bytes:
         """Features of one micro-batch: port 0 events, port 1 labels, keyed by the entity of the stage."""
@@ -230,7 +231,7 @@ class FeatureOperator(_Operator):
         labels, told = self._labels(request)
         both = np.concatenate((told, slot)) if len(told) else slot
         events, fresh = update(self._stage, self._table.fold, both, events, labels)
-        self._serving.publish(self._stage, events, slot[fresh])
+        self._serving.publish(self._stage, events, slot[fresh], self._table.keys)
         self._take(outputs)
         self._emit(events, outputs)
         self._serving.duplicates(len(fresh) - int(fresh.sum()))
@@ -251,13 +252,13 @@ class FeatureOperator(_Operator):
         arrivals = Arrivals(request, request.start[rows], self._topics.events)
         events, dead = self._intake(arrivals.values, arrivals.arrived)
         slot = request.slot[rows[events.index]]
-        keys = self._table.keys
-        arrived = list(map(keys.__getitem__, slot.tolist()))
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
         self._serving.dead(dead)
         self._serving.arrived(arrivals.arrived)
-        if arrived == events.entities[0]:
+        if arrivals.under(events.entities[0], events.index):
             return events, slot
+        keys = self._table.keys
+        arrived = list(map(keys.__getitem__, slot.tolist()))
         good = np.array([key == own for key, own in zip(arrived, events.entities[0], strict=True)], np.bool_)
         strange = []
         for row in np.flatnonzero(~good).tolist():
@@ -280,7 +281,8 @@ class FeatureOperator(_Operator):
         entities: list[Texts] = [[] for _ in range(len(self._carried) + 1)]
         for position, index in enumerate(self._carried, start=1):
             entities[index] = texts[position * k : (position + 1) * k]
-        entities[self._stage.index] = list(map(self._table.keys.__getitem__, slot.tolist()))
+        if self._named:
+            entities[self._stage.index] = list(map(self._table.keys.__getitem__, slot.tolist()))
         return Events(
             np.arange(k), texts[:k], tuple(entities),
             np.ascontiguousarray(words[:, 0]).view(np.int64), np.ascontiguousarray(words[:, -1]).view(np.uint64),
@@ -296,16 +298,8 @@ class FeatureOperator(_Operator):
         read, _, _ = read_rows(buffer, request.start[rows], request.end[rows], 3 + width, 0)
         words = read.view(np.float64)
         at, origin, label, hash = (np.ascontiguousarray(words[:, i]) for i in range(4))
-        return (
-            Labels(
-                at.view(np.int64),
-                origin.view(np.int64),
-                label,
-                hash.view(np.uint64),
-                np.ascontiguousarray(words[:, 4:]),
-            ),
-            request.slot[rows],
-        )
+        told = at.view(np.int64), origin.view(np.int64), label, hash.view(np.uint64)
+        return Labels(*told, np.ascontiguousarray(words[:, 4:])), request.slot[rows]
 
     def _emit(self, events: Events, outputs: _Outputs) -> None:
         """Rows for the next stage, or decisions."""
@@ -319,10 +313,8 @@ class FeatureOperator(_Operator):
             self._said(part, self._decider(part, before), outputs)
 
     def _said(self, events: Events, decided: Decided, outputs: _Outputs) -> None:
-        keys = [key for key, value in zip(events.entities[0], decided.values, strict=True) if value is not None]
-        values = [value for value in decided.values if value is not None]
-        sizes = np.fromiter(map(len, values), np.int32, len(values))
-        outputs.put(frames.DECISION, *write_sinks(*join(keys), np.frombuffer(b"".join(values), np.uint8), sizes))
+        keys = list(compress(events.entities[0], decided.made))
+        outputs.put(frames.DECISION, *write_sinks(*join(keys), *lines(decided.lines, len(keys))))
         if self._models is not None:
             waiting = pending(events, decided)
             outputs.add(frames.PENDING, waiting)

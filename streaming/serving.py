@@ -92,11 +92,11 @@ class Serving:
         if self._views is not None and len(rows):
             self._views.forget(rows)
 
-    def publish(self, stage: Stage, events: Events, rows: NDArray[np.int32]) -> None:
-        """Hand the features that `stage` wrote, of these rows i32[k], to the online store; never waits."""
+    def publish(self, stage: Stage, events: Events, rows: NDArray[np.int32], keys: Sequence[str]) -> None:
+        """Hand the features that `stage` wrote, of these rows i32[k] of `keys`, to the online store; never waits."""
         if self._views is not None and events.ids:
             written = events.features[:, stage.start : stage.stop]
-            self._views.publish(rows, events.entities[stage.index], events.at, written)
+            self._views.publish(rows, keys, events.at, written)
 
     def batch(self, records: int, seconds: float) -> None:
         """Close a micro-batch of `records` that took `seconds`."""

@@ -16,7 +16,7 @@ from operators.kernels.texts import join, split
 from operators.views import Pending
 from streaming import shows
 from streaming.arrivals import HEAD
-from streaming.kernels import read_heads, read_rows, write_rows, write_sinks
+from streaming.kernels import read_heads, read_rows, under_own_keys, write_rows, write_sinks
 from streaming.observe import Cells
 from streaming.plan import plan
 from streaming.replay import Replay
@@ -50,12 +50,14 @@ def warm_learners(name: str) -> None:
 def warm_frames() -> None:
     """Read, count, write and publish a record as jobs do, and no replay."""
     word, head = np.zeros(1), np.frombuffer(bytes(HEAD.itemsize), np.uint8)
-    read_heads(head, word.view(np.int64), HEAD.itemsize, np.empty((1, 2), np.int64))
+    bounds = np.zeros((1, 2), np.int64)
+    read_heads(head, word.view(np.int64), HEAD.itemsize, bounds)
+    under_own_keys(head, word.view(np.int64), bounds[:, 1].copy(), *join(["key"]))
     Cells((1.0,)).many(word)
     rows, length = write_rows(word.view(np.uint8), word.view(np.uint8), *join(["key", "id"]))
-    bounds = np.array([0, *length])
-    _, texts, ends = read_rows(np.frombuffer(rows.tobytes(), np.uint8), bounds[:1], bounds[1:], 1, 1)
-    write_sinks(*join(split(texts, ends)), np.frombuffer(b"value", np.uint8), np.full(1, 5, np.int32))
+    ends = np.array([0, *length])
+    _, texts, ends = read_rows(np.frombuffer(rows.tobytes(), np.uint8), ends[:1], ends[1:], 1, 1)
+    write_sinks(*join(split(texts, ends)), *join(["value"]))
     pending, row = Pending(1, 1), np.zeros(1, np.int32)
     pending.forget(row)
     pending.merge(row, ["key"], word.view(np.int64), word[:, None])

@@ -271,16 +271,10 @@ def update(spec: Spec, s: Floats, rows: Rows, out: Floats, fresh: NDArray[np.boo
     for the duplicate of an event or label, which changes nothing. `scratch`: words of scratch to work in.
     """
     spec = Spec(
-        borrowed(spec.rings),
-        borrowed(spec.windows),
-        borrowed(spec.aggregates),
-        borrowed(spec.decayed),
-        borrowed(spec.blocks),
-        borrowed(spec.outputs),
-        borrowed(spec.event_inputs),
-        borrowed(spec.label_inputs),
+        borrowed(spec.rings), borrowed(spec.windows), borrowed(spec.aggregates), borrowed(spec.decayed),
+        borrowed(spec.blocks), borrowed(spec.outputs), borrowed(spec.event_inputs), borrowed(spec.label_inputs),
         borrowed(spec.layout),
-    )
+    )  # fmt: skip
     s, out = borrowed(s), borrowed(out)
     bits = s.view(np.uint64)
     work = np.empty(scratch, np.float64)

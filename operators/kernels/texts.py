@@ -16,11 +16,16 @@ END = 10
 
 def join(texts: Sequence[str]) -> tuple[Bytes, I64]:
     """UTF-8 of k `texts` with a byte behind each, and where each begins, i64[k + 1]: there the last one has ended."""
-    joined = np.frombuffer("\n".join((*texts, "")).encode(), np.uint8)
-    bounds = _lines(joined, len(texts))
+    joined, bounds = lines("\n".join((*texts, "")).encode(), len(texts))
     if bounds[-1] != len(joined):  # some text has a line feed itself
         bounds[1:] = np.cumsum([len(text.encode()) + 1 for text in texts])
     return joined, bounds
+
+
+def lines(joined: bytes, count: int) -> tuple[Bytes, I64]:
+    """What has a line feed behind each of `count` texts, and where each begins; -1 at the end where it has more."""
+    data = np.frombuffer(joined, np.uint8)
+    return data, _lines(data, count)
 
 
 def split(joined: Bytes, bounds: I64) -> list[str]:

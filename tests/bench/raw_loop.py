@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 WINDOWS, PANES = 3, 12
 PANE = np.array([60_000, 3_600_000, 86_400_000], np.int64) // PANES  # ms
 FEATURES = WINDOWS * 3
-CHUNK = 64  # rows a model call: fastest for tree ensembles
+CHUNK = 256  # rows a model call: fastest for tree ensembles
 
 
 class Event(msgspec.Struct, gc=False):

@@ -86,7 +86,7 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 def publish(views: Views, at: int, value: float, *keys: str) -> None:
     """One batch: each key with `at` and (value, 1)."""
     rows = np.array([ROWS.setdefault(key, len(ROWS)) for key in keys], np.int32)
-    views.publish(rows, keys, np.full(len(keys), at, np.int64), np.array([[value, 1.0]] * len(keys)))
+    views.publish(rows, list(ROWS), np.full(len(keys), at, np.int64), np.array([[value, 1.0]] * len(keys)))
 
 
 def settled(views: Views) -> bool:
@@ -97,7 +97,7 @@ def settled(views: Views) -> bool:
 def test_a_view_is_one_hash_of_all_features(server: Server, views: Views) -> None:
     """If this fails, services that read a view by HGETALL find other keys, fields or numbers."""
     values = np.array([[0.1, 1e300], [np.nan, -np.inf]])
-    views.publish(np.array([7, 3], np.int32), ["c1", "ü \ud800"], np.array([5, 6], np.int64), values)
+    views.publish(np.array([7, 3], np.int32), {7: "c1", 3: "ü \ud800"}, np.array([5, 6], np.int64), values)
     until(lambda: views.counts().written == 2)
     assert server.client.hgetall("millrace:t:card:c1") == {"at": "5", "amount": "0.1", "count": "1e300"}
     odd = server.client.hgetall("millrace:t:card:ü ".encode() + b"\xed\xa0\x80")

@@ -46,7 +46,7 @@ def test_pending_is_the_naive_twin(steps: list[list[tuple[int, int]] | tuple[str
             batch = [(f"{row}-{owners[row]}", at, serial := serial + 1) for row, at in step]
             rows, at = np.array([row for row, _ in step], np.int32), np.array([t for _, t, _ in batch], np.int64)
             values = np.array([(v, -v) for _, _, v in batch])
-            counts = pending.merge(rows, [key for key, _, _ in batch], at, values)
+            counts = pending.merge(rows, {row: f"{row}-{owner}" for row, owner in owners.items()}, at, values)
             assert counts == naive.merge(batch)
             published, coalesced, dropped = published + len(batch), coalesced + counts[0], dropped + counts[1]
         elif step[0] == "take":

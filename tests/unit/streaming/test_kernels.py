@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from operators.kernels.texts import join, split
 from schemas import frames
+from streaming.arrivals import Arrivals
 from streaming.kernels import read_rows, write_rows, write_sinks
+from tests.java import Source, build_request, write_source
 
 texts = st.text(max_size=9) | st.sampled_from(["", "\n", "a\nb", "\n\n", "ü", "c0042"])
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -60,10 +62,40 @@ def test_what_is_no_row_is_refused(payload: bytes, width: int, count: int) -> No
 @given(st.lists(st.tuples(texts, st.binary(max_size=9)), max_size=6))
 def test_sinks_are_those_of_one_record(records: list[tuple[str, bytes]]) -> None:
     """If this fails, a decision is written under another key, or cut."""
-    values = np.frombuffer(b"".join(value for _, value in records), np.uint8)
-    sizes = np.array([len(value) for _, value in records], np.int32)
-    out, lengths = write_sinks(*join([key for key, _ in records]), values, sizes)
+    values = np.frombuffer(b"".join(value + b"\n" for _, value in records), np.uint8)
+    ends = np.cumsum([0, *(len(value) + 1 for _, value in records)])
+    out, lengths = write_sinks(*join([key for key, _ in records]), values, ends)
     bounds = np.append(0, np.cumsum(lengths))
     found = [bytes(out[a:b]) for a, b in pairwise(bounds)]
     assert found == [frames.sink(key.encode(), value) for key, value in records]
     assert bounds[-1] == len(out)
+
+
+nullable = st.none() | st.binary(max_size=9)
+
+
+@given(st.lists(st.tuples(nullable, nullable, st.integers(0, 2**60)), max_size=6))
+def test_arrivals_are_those_of_one_record(records: list[tuple[bytes | None, bytes | None, int]]) -> None:
+    """If this fails, an event is decoded from other bytes than were sent, or decided at another time."""
+    arrivals = arrive([(key, value) for key, value, _ in records], [time for _, _, time in records])
+    values = [value for _, value, _ in records]
+    assert [arrivals.values[i] for i in range(len(records))] == values
+    assert arrivals.values.lines == b"\n".join(value or b"" for value in values)
+    assert arrivals.arrived.tolist() == [time for _, _, time in records]
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=4))
+def test_a_record_stands_under_its_own_key_or_not(pairs: list[tuple[str, str]]) -> None:
+    """If this fails, an event is folded into the state of another key."""
+    arrivals = arrive([(key.encode(), b"") for key, _ in pairs], [0] * len(pairs))
+    for i, (key, own) in enumerate(pairs):
+        assert arrivals.under([own], np.array([i])) == (key == own)
+    own, index = [own for _, own in pairs], np.arange(len(pairs))
+    assert arrivals.under(own, index) == all(key == own for key, own in pairs)
+
+
+def arrive(records: list[tuple[bytes | None, bytes | None]], times: list[int]) -> Arrivals:
+    """A batch of source frames."""
+    written = [write_source(Source(0, 0, 0, time, *record)) for record, time in zip(records, times, strict=True)]
+    request = frames.parse_request(build_request([0] * len(written), [0] * len(written), written, [], []))
+    return Arrivals(request, request.start, "topic")

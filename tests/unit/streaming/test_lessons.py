@@ -44,7 +44,7 @@ def served(of: Plan, batch: Sequence[tuple[str, int]]) -> tuple[Events, Decided]
     hashes, scores = np.zeros(k, np.uint64), np.full(k, 0.5)
     events = Events(np.arange(k), ids, (["k"] * k,), at, hashes, columns[:, :1], columns)
     weight = np.array([0.0 if id.endswith("9") else 1.0 for id in ids])
-    return events, Decided([b""] * k, ["review"] * k, ("v",), (scores,), columns, 0, weight)
+    return events, Decided(b"\n" * k, [True] * k, ["review"] * k, ("v",), (scores,), columns, 0, weight)
 
 
 def replayed(of: Plan, events: list[tuple[str, int]], outcomes: list[Truth], sizes: list[int]) -> list[Lesson]:
