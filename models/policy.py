@@ -71,11 +71,11 @@ class Thresholds:
     def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
         """A `Scored` decision for each row; a degraded one takes the action declared for it."""
         rounded = batch.scores.round(DIGITS)
-        levels = np.searchsorted(self.levels, rounded, "right")
+        levels = np.array(self.levels).searchsorted(rounded, "right")
         taken = np.where(batch.degraded, -1, levels).tolist()
         actions = list(map((*self.actions, self.degraded).__getitem__, taken))
         reasons: list[tuple[str, ...]] = [()] * len(actions)
-        alerted = np.flatnonzero((levels > 0) | batch.degraded).tolist()
+        alerted = ((levels > 0) | batch.degraded).nonzero()[0].tolist()
         if alerted and self.reasons:
             for row, strongest in zip(alerted, self._reasons(batch, np.array(alerted)), strict=True):
                 reasons[row] = strongest

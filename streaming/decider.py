@@ -80,14 +80,14 @@ class Decider:
         """The version that decides."""
         return self._serving[2][0]
 
-    def _positions(self, features: Sequence[str]) -> list[int]:
+    def _positions(self, features: Sequence[str]) -> NDArray[np.intp]:
         missing = [name for name in features if name not in self.plan.names]
         if missing:
             raise ModelRejected(
                 f"model of workload {self.plan.workload.name!r}: reads {missing[0]!r}, which no feature provides; "
                 "train one on the features that there are"
             )
-        return [self.plan.names.index(name) for name in features]
+        return np.array([self.plan.names.index(name) for name in features], np.intp)
 
     def columns(self, events: Events) -> tuple[F64, NDArray[np.bool_]]:
         """Every column of `plan.names`, f64[k, names], and which rows are degraded, bool[k]."""
@@ -111,9 +111,9 @@ class Decider:
             return Decided(b"", [], [], ("",), (none,), np.empty((0, len(self.plan.names))), 0, none)
         columns, degraded = self.columns(events)
         champion, beside, versions, features, (read, *others) = self._serving
-        inputs = columns[:, read].astype(np.float32)
+        inputs = columns.take(read, 1).astype(np.float32)
         scores = champion.score(inputs) if champion else columns[:, read[0]]
-        shadows = (c.score(columns[:, read].astype(np.float32)) for c, read in zip(beside, others, strict=True))
+        shadows = (c.score(columns.take(read, 1).astype(np.float32)) for c, read in zip(beside, others, strict=True))
         decided, taken = self.plan.workload.policy.decide(
             Batch(
                 self.plan.workload.name, versions[0], events.ids, events.entities[0], events.at, degraded, scores,
