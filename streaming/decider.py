@@ -134,7 +134,7 @@ class Decider:
         else:
             made = [decision is not None for decision in decisions]
             lines = encode_lines(compress(decisions, made))
-        return Decided(lines, made, actions, versions, scored, columns, int(degraded.sum()), weight)
+        return Decided(lines, made, actions, versions, scored, columns, np.count_nonzero(degraded), weight)
 
     def _explored(self, ids: Sequence[str], decisions: list[Decision | None], actions: list[str]) -> F64:
         """Let chance decide some of what is declined; returns what each event weighs as an example, f64[k]."""

@@ -66,7 +66,7 @@ class Events:
 
     def take(self, rows: NDArray[np.bool_]) -> "Events":
         """Only the events where `rows` is true."""
-        if rows.all():
+        if np.count_nonzero(rows) == len(rows):
             return self
         keep = np.flatnonzero(rows).tolist()
         return Events(

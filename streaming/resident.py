@@ -234,7 +234,7 @@ class FeatureOperator(_Operator):
         self._serving.publish(self._stage, events, slot[fresh], self._table.keys)
         self._take(outputs)
         self._emit(events, outputs)
-        self._serving.duplicates(len(fresh) - int(fresh.sum()))
+        self._serving.duplicates(len(fresh) - np.count_nonzero(fresh))
         self._serving.batch(len(request.slot), time.perf_counter() - began)
         states, length = self._table.hand_over(request.handed)
         return outputs.response(length, states)
