@@ -88,7 +88,7 @@ class Again:
                 said = _SAID.decode(record.value or b"")
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # of somebody else: it says nothing here
                 continue
-            if said.model:
+            if said.model and b"\n" not in (record.value or b""):  # ours are one line each
                 found.setdefault(said.id, msgspec.structs.replace(said, value=record.value))
         if read == MOST:
             log.warning("%s has %d decisions since %d, or more: those may be decided anew", self._topic, MOST, since)

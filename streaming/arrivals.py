@@ -28,8 +28,7 @@ class Arrivals:
         self._bytes = np.frombuffer(request.buffer, np.uint8)
         heads, lines = read_heads(self._bytes, start, HEAD.itemsize, bounds)
         self._head = heads.view(HEAD)[:, 0]
-        self._topic = topic
-        self._start = start + HEAD.itemsize
+        self._topic, self._start = topic, start + HEAD.itemsize
         self.values = Slices(request.buffer, bounds, lines.tobytes())
         self.arrived: I64 = self._head["timestamp"]
 

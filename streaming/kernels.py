@@ -95,8 +95,10 @@ def read_rows(buffer: Bytes, start: I64, end: I64, count: int, texts: int) -> tu
 @kernel
 def write_sinks(keys: Bytes, key: I64, values: Bytes, value: I64) -> tuple[Bytes, I32]:
     """Sink frames without headers, one behind the other, and the length of each, i32[k]: of k texts in `keys` and in
-    `values`, which begin at `key` and `value` i64[k + 1], each with a byte behind it."""
+    `values`, which begin at `key` and `value` i64[k + 1], each with a byte behind it. ValueError for more."""
     k = len(key) - 1
+    if key[k] != len(keys) or value[k] != len(values):
+        raise ValueError("sink frames: found more lines than records")
     out, lengths = np.empty(10 * k + len(keys) + len(values), np.uint8), np.empty(k, np.int32)
     p = 0
     for i in range(k):
@@ -117,8 +119,7 @@ def read_heads(buffer: Bytes, start: I64, size: int, bounds: I64) -> tuple[Bytes
     `bounds` i64[k, 2] gets where the value of each begins and ends; (0, -1) where it is null.
     """
     out = np.empty((len(start), size), np.uint8)
-    lengths = np.empty(2, np.int64)
-    total = 0
+    lengths, total = np.empty(2, np.int64), 0
     for i in range(len(start)):
         for j in range(size):
             out[i, j] = buffer[start[i] + j]

@@ -96,7 +96,8 @@ def test_repeats_say_what_was_said(services: Stack, tmp_path: Path) -> None:
     other = json.dumps({"id": "k30", "model": "gone", "score": 0.25}).encode()
     with kafka.Producer(services.kafka) as producer:  # from a model that nobody has, and from nobody knows whom
         half = (b'{"id": "k31", "model": ""}', b'{"id": "k32", "model": "a", "score": null}', b'{"id": "k33')
-        strange = (*half, b"\xff no decision", b'{"id": "\xff"}', b"[" * 50_000, b"")
+        many = b'{"id": "k31",\n "model": "a"}'
+        strange = (many, *half, b"\xff no decision", b'{"id": "\xff"}', b"[" * 50_000, b"")
         producer.publish(topics.decisions, [(b"k30", other, ()), *((b"", value, ()) for value in strange)])
 
     registry.promote(topics.name, B.version)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.kernels.texts import join, split
+from operators.kernels.texts import join, lines, split
 from schemas import frames
 from streaming.arrivals import Arrivals
 from streaming.kernels import read_rows, write_rows, write_sinks
@@ -69,6 +69,12 @@ def test_sinks_are_those_of_one_record(records: list[tuple[str, bytes]]) -> None
     found = [bytes(out[a:b]) for a, b in pairwise(bounds)]
     assert found == [frames.sink(key.encode(), value) for key, value in records]
     assert bounds[-1] == len(out)
+
+
+def test_a_decision_of_two_lines_is_refused() -> None:
+    """If this fails, memory of others is written where a decision holds a line feed of its own."""
+    with pytest.raises(ValueError, match="more lines"):
+        write_sinks(*join(["key"]), *lines(b'{"a":\n1}\n', 1))
 
 
 nullable = st.none() | st.binary(max_size=9)
