@@ -82,15 +82,6 @@ def learning(
     if rule.costs is not None and rule.costs.by_amount and amount is None:
         raise DefinitionError("learning: the costs of its evaluation go by amount; amount= must name that column")
     return Learning(
-        duration(horizon, "learning(horizon)"),
-        presume,
-        share,
-        duration(compile, "learning(compile)"),
-        segment,
-        amount,
-        cap,
-        rule,
-        promotion or rules.promotion(weight=1 / share),
-        drift or rules.drift(),
-        exploration,
-    )
+        duration(horizon, "learning(horizon)"), presume, share, duration(compile, "learning(compile)"), segment, amount,
+        cap, rule, promotion or rules.promotion(weight=1 / share), drift or rules.drift(), exploration,
+    )  # fmt: skip

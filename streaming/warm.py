@@ -12,7 +12,9 @@ from itertools import islice
 
 import numpy as np
 
+from operators.kernels.tables import Rows
 from operators.kernels.texts import join, split
+from operators.log import Log
 from operators.views import Pending
 from streaming import shows
 from streaming.arrivals import HEAD
@@ -48,7 +50,7 @@ def warm_learners(name: str) -> None:
 
 
 def warm_frames() -> None:
-    """Read, count, write and publish a record as jobs do, and no replay."""
+    """Read, count, write, publish and log a record as jobs do, and no replay."""
     word, head = np.zeros(1), np.frombuffer(bytes(HEAD.itemsize), np.uint8)
     bounds = np.zeros((1, 2), np.int64)
     read_heads(head, word.view(np.int64), HEAD.itemsize, bounds)
@@ -62,6 +64,12 @@ def warm_frames() -> None:
     pending.forget(row)
     pending.merge(row, ["key"], word.view(np.int64), word[:, None])
     pending.take(1)
+    features, handed = plan(resolve(refer("fraud", {}))).stages[0].features, np.frombuffer(bytes(4), np.int32)
+    log = Log(features.inputs, features.width)
+    log.resize(1)
+    at, id = word.view(np.int64), word.view(np.uint64)
+    log.enter(Rows(row, row.view(np.uint8)[:1], at, at, word, id, word[:, None]), np.ones(1, np.bool_))
+    log.write(handed, log.due(handed), *features.pack(features.zero(1)))
 
 
 if __name__ == "__main__":
