@@ -6,7 +6,7 @@ state the action of a degraded decision, one that was made while a dependency wa
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import starmap
 from typing import Protocol
 
 import numpy as np
@@ -79,9 +79,10 @@ class Thresholds:
         if alerted and self.reasons:
             for row, strongest in zip(alerted, self._reasons(batch, np.array(alerted)), strict=True):
                 reasons[row] = strongest
-        workload, model, at = repeat(batch.workload), repeat(batch.model), batch.at.tolist()
-        fields = batch.ids, workload, batch.ids, at, batch.keys, model, batch.degraded.tolist(), rounded.tolist()
-        return list(map(Scored, *fields, actions, reasons)), actions
+        workload, model = ([name] * len(actions) for name in (batch.workload, batch.model))
+        who = batch.ids, workload, batch.ids, batch.at.tolist(), batch.keys, model
+        rows = zip(*who, batch.degraded.tolist(), rounded.tolist(), actions, reasons, strict=True)
+        return list(starmap(Scored, rows)), actions
 
     def _reasons(self, batch: Batch, rows: NDArray[np.int64]) -> list[tuple[str, ...]]:
         """Names of the inputs that raised the score of each row, strongest first."""

@@ -116,10 +116,11 @@ class Decider:
         shadows = (c.score(columns.take(read, 1).astype(np.float32)) for c, read in zip(beside, others, strict=True))
         decided, taken = self.plan.workload.policy.decide(
             Batch(
-                self.plan.workload.name, versions[0], events.ids, events.entities[0], events.at, degraded, scores,
-                self.plan.names, columns, features if champion else (),
-                lambda rows: champion.contributions(inputs[rows]) if champion else np.empty((len(rows), 0)),
-                dict(zip(self._maps, events.entities[len(self.plan.stages) :], strict=True)),
+                workload=self.plan.workload.name, model=versions[0], ids=events.ids, keys=events.entities[0],
+                at=events.at, degraded=degraded, scores=scores, names=self.plan.names, columns=columns,
+                inputs=features if champion else (),
+                contributions=lambda of: champion.contributions(inputs[of]) if champion else np.empty((len(of), 0)),
+                maps=dict(zip(self._maps, events.entities[len(self.plan.stages) :], strict=True)),
             )
         )  # fmt: skip
         decisions, actions = list(decided), list(taken)

@@ -172,8 +172,8 @@ def no_labels(width: int) -> Labels:
 def to_labels(labels: Sequence[Label], stage: Stage) -> Labels:
     """The labels that the join handed out, as columns of `stage`."""
     ids, at, origin, label, numbers, _ = zip(*labels, strict=True)
-    times = np.array(at, np.int64), np.array(origin, np.int64)
-    return Labels(*times, np.array(label, np.float64), hash_ids(ids), np.array(numbers)[:, list(stage.columns)])
+    known, about, told = np.array(at, np.int64), np.array(origin, np.int64), np.array(label, np.float64)
+    return Labels(known, about, told, hash_ids(ids), np.array(numbers, np.float64)[:, list(stage.columns)])
 
 
 def update(
@@ -202,9 +202,9 @@ def _told(slot: NDArray[np.int32], events: Events, labels: Labels, columns: F64)
     """Labels and events of a batch in the order of `_order`, and which of the rows are events."""
     k, told = len(events.ids), len(labels.at)
     rows = Rows(
-        slot, np.repeat(np.array([1, 0], np.uint8), (told, k)), np.concatenate((labels.at, events.at)),
-        np.concatenate((labels.origin, events.at)), np.concatenate((labels.label, np.zeros(k))),
-        np.concatenate((labels.hash, events.hash)), np.concatenate((labels.columns, columns)),
+        slot=slot, port=np.repeat(np.array([1, 0], np.uint8), (told, k)), at=np.concatenate((labels.at, events.at)),
+        origin=np.concatenate((labels.origin, events.at)), label=np.concatenate((labels.label, np.zeros(k))),
+        ids=np.concatenate((labels.hash, events.hash)), columns=np.concatenate((labels.columns, columns)),
     )  # fmt: skip
     order = _order(labels.at, events.at)
     rows = Rows._make(column[order] for column in rows)

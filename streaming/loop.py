@@ -77,11 +77,11 @@ def pending(events: Events, decided: Decided) -> list[bytes]:
     at, weight = events.at.tolist(), decided.weight.tolist()
     scores = list(zip(*(scores.tolist() for scores in decided.scored), strict=True))
     keys, columns = events.entities[0], np.ascontiguousarray(decided.columns)
-    return [
-        frames.row(served.at, events.ids[i].encode(), _pack(served))
-        for i in rows
-        for served in [Served(keys[i], at[i], weight[i], decided.versions, scores[i], columns[i].tobytes())]
-    ]
+
+    def served(i: int) -> bytes:
+        return _pack(Served(keys[i], at[i], weight[i], decided.versions, scores[i], columns[i].tobytes()))
+
+    return [frames.row(at[i], events.ids[i].encode(), served(i)) for i in rows]
 
 
 def payload(frame: bytes) -> bytes:

@@ -8,7 +8,7 @@ import gc
 import sys
 import time
 from collections.abc import Sequence
-from itertools import chain, compress
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -313,7 +313,7 @@ class FeatureOperator(_Operator):
             self._said(part, self._decider(part, before), outputs)
 
     def _said(self, events: Events, decided: Decided, outputs: _Outputs) -> None:
-        keys = list(compress(events.entities[0], decided.made))
+        keys = [key for key, made in zip(events.entities[0], decided.made, strict=True) if made]
         outputs.put(frames.DECISION, *write_sinks(*join(keys), *lines(decided.lines, len(keys))))
         if self._models is not None:
             waiting = pending(events, decided)

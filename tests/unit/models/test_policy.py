@@ -1,5 +1,7 @@
 """Policies: the action of a score, of a degraded decision, and the reasons of an alert."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,6 +33,13 @@ def test_actions_follow_the_thresholds(rows: list[tuple[float, bool]]) -> None:
         assert decision.action == action == ("review" if down else expected)
         assert decision.degraded == down
         assert decision.reasons == (("b",) if down or kept >= 0.5 else ())
+
+
+def test_an_event_without_its_key_fails() -> None:
+    """If this fails, an event whose key is missing is left out without a word."""
+    short = batch([0.1, 0.2], [False, False])
+    with pytest.raises(ValueError, match="zip"):
+        thresholds(review=0.5, degraded="review").decide(replace(short, keys=["key"]))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -146,6 +146,26 @@ def test_operator_decides_as_replay_does() -> None:
         states.update((key, state) for key, state in zip(known, packed, strict=True) if state is not None)
         found += [java.sink_parts(frame)[1] or b"" for tag, frame in outputs if tag == frames.DECISION]
     assert found == [value for value in replayed if value is not None]
+
+
+@dataclass(frozen=True)
+class Forgetful(EverySecond):
+    """Says nothing of the last event of a batch."""
+
+    def decide(self, batch: Batch) -> tuple[Sequence[Decision | None], Sequence[str]]:
+        """One too few."""
+        decisions, actions = super().decide(batch)
+        return decisions[:-1], actions
+
+
+def test_a_policy_that_forgets_an_event_fails() -> None:
+    """If this fails, a decision is lost without a word where a policy gives too few."""
+    compiled = plan(replace(workload(), policy=Forgetful()))
+    operator = FeatureOperator(compiled, compiled.workload.topics, compiled.stages[0], Serving(compiled, 0, Services()))
+    made = [msgspec.json.encode({"id": f"r{i}", "at": NOW - 9 + i, "sensor": "s", "value": 1.0}) for i in range(2)]
+    records = [java.write_source(java.Source(0, 0, i, NOW, b"s", value)) for i, value in enumerate(made)]
+    with pytest.raises(ValueError, match="zip"):
+        operator.process(java.build_request([0, 0], [0, 0], records, [b"s"], [b""]))
 
 
 def test_state_of_another_declaration_starts_anew() -> None:
