@@ -83,7 +83,7 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
     return Job(
         name=deployment.name,
         brokers=brokers,
-        inputs=(Input(topics.events, timed), *((Input(topics.outcomes, True),) if truths else ())),
+        inputs=(Input(topics.events, timed), *((Input(topics.outcomes, True, PACE),) if truths else ())),
         stages=tuple(stages),
         sinks={
             frames.DECISION: topics.decisions,
@@ -136,7 +136,7 @@ def _learning(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> lis
             EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled), wait_ms=horizon,
             pace_ms=PACE,
         ),
-        flink.Stage(LEARN, spec(resident.LEARN), taught, pace_ms=PACE, parallelism=1),
+        flink.Stage(LEARN, spec(resident.LEARN), taught, pace_ms=PACE, asked=True, parallelism=1),
     ]  # fmt: skip
 
 

@@ -36,6 +36,9 @@ import org.apache.kafka.common.TopicPartition;
 public final class Deploy {
   private static final PrimitiveArrayTypeInfo<byte[]> BYTES = PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO;
 
+  /** Bytes that are worth a fetch of their own, where there is time. */
+  private static final String ENOUGH = "65536";
+
   private final Job job;
   private final StreamExecutionEnvironment environment;
   private final String deployment = UUID.randomUUID().toString();
@@ -132,16 +135,21 @@ public final class Deploy {
     return admin.listOffsets(specs);
   }
 
-  private KafkaSource<byte[]> kafka(String topic, boolean times, OffsetsInitializer start) {
+  private KafkaSource<byte[]> kafka(Job.Input input, OffsetsInitializer start) {
+    String topic = input.topic();
     Properties properties = new Properties();
     properties.putAll(job.consumer());
+    if (input.waitMs() > 0) {
+      properties.put("fetch.max.wait.ms", Integer.toString(input.waitMs()));
+      properties.put("fetch.min.bytes", ENOUGH);
+    }
     return KafkaSource.<byte[]>builder()
         .setBootstrapServers(job.brokers())
         .setTopics(topic)
         .setGroupId("millrace-" + job.name())
         .setClientIdPrefix("millrace-" + job.name() + "-" + topic)
         .setStartingOffsets(start)
-        .setDeserializer(new FrameIn(times, job.skewMs()))
+        .setDeserializer(new FrameIn(input.times(), job.skewMs()))
         .setProperties(properties)
         .build();
   }
@@ -156,12 +164,12 @@ public final class Deploy {
     if (job.driftMs() > 0 && input.times()) {
       marks = marks.withWatermarkAlignment(job.name(), Duration.ofMillis(job.driftMs()), Duration.ofMillis(100));
     }
-    CatchUp source = new CatchUp(kafka(input.topic(), input.times(), start), targets);
+    CatchUp source = new CatchUp(kafka(input, start), targets);
     return environment.fromSource(source, marks, input.topic(), BYTES).uid(input.topic());
   }
 
   private DataStream<byte[]> control(String topic, long[] targets) {
-    CatchUp source = new CatchUp(kafka(topic, false, OffsetsInitializer.earliest()), targets);
+    CatchUp source = new CatchUp(kafka(new Job.Input(topic, false, 0), OffsetsInitializer.earliest()), targets);
     WatermarkStrategy<byte[]> marks = WatermarkStrategy.forGenerator(new EventTime(targets));
     return environment.fromSource(source, marks, topic, BYTES).uid(topic).setParallelism(1).broadcast();
   }

@@ -25,7 +25,7 @@ public record Job(
     String fingerprint) {
 
   /** A topic that is read. */
-  public record Input(String topic, boolean times) {}
+  public record Input(String topic, boolean times, int waitMs) {}
 
   /** How a frame is keyed. */
   public record Key(String kind, String field) implements Serializable {}
@@ -36,6 +36,6 @@ public record Job(
   /** One keyed Python stage. */
   public record Stage(
       String uid, String opener, String spec, Port main, Port side, String control, boolean hold, long ttlMs, int rows,
-      long waitMs, int paceMs, int parallelism)
+      long waitMs, int paceMs, boolean asked, int parallelism)
       implements Serializable {}
 }
