@@ -5,10 +5,12 @@ state the action of a degraded decision, one that was made while a dependency wa
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import starmap
+from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +23,7 @@ DIGITS = 6
 """Digits of a score in a decision: beyond those, float32 models say nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, eq=False):
     """`k` scored events.
 
     ids and keys k strings, at i64[k] ms, degraded bool[k], scores f64[k] in 0–1, columns f64[k, c] by `names`;
@@ -41,7 +42,7 @@ class Batch:
     columns: F64
     inputs: tuple[str, ...]
     contributions: Callable[[NDArray[np.int64]], F64]
-    maps: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    maps: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def column(self, name: str) -> F64:
         """One of `columns`, f64[k]."""

@@ -38,8 +38,7 @@ class DeadLetter:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Slices:
+class Slices(msgspec.Struct, frozen=True, eq=False):
     """Values where they lie in `buffer`, from and to `bounds` i64[k, 2] (an end of -1: null), and all as `lines`."""
 
     buffer: bytes

@@ -23,8 +23,8 @@ fills to a multiple of 8 bytes, and so does whoever writes a state or a log. The
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,6 +44,7 @@ _SINK = struct.Struct("<iii")
 _PAIR = struct.Struct("<ii")
 _ROW = struct.Struct("<qi")
 _HEAD = struct.Struct("<iiii")
+_NOBODY = (np.empty(0, np.int32),) * 4
 
 
 def row(at: int, key: bytes, payload: bytes) -> bytes:
@@ -61,8 +62,7 @@ def sink(key: bytes | None, value: bytes | None, headers: Sequence[tuple[bytes, 
     return b"".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, eq=False):
     """One micro-batch: `n` records, `u` keys that come in, `h` whose states are handed over.
 
     slot i32[n] (record → row of its key), port u8[n], start and end i64[n] (bounds of each record in `buffer`);
@@ -117,7 +117,7 @@ def parse_request(buffer: bytes) -> Request:
     n, u, h, _ = _HEAD.unpack_from(buffer)
     head = np.frombuffer(buffer, np.int32, 2 * n + 4 * u + h, _HEAD.size)
     length = head[n : 2 * n]
-    rows, key_length, state_length, log_length = head[2 * n : 2 * n + 4 * u].reshape(4, u)
+    rows, key_length, state_length, log_length = head[2 * n : 2 * n + 4 * u].reshape(4, u) if u else _NOBODY
     offset = _HEAD.size + 4 * len(head)
     port = np.frombuffer(buffer, np.uint8, n, offset)
     offset += n + _pad(offset + n)

@@ -1,10 +1,8 @@
 """An operator in a process of its own: what learns, in Python and for as long as it takes, then never holds the
-interpreter lock that the stages which decide share, nor the stages before it, which would hold up those in turn.
+interpreter lock that the stages which decide share.
 
-Its caller waits for an answer a moment, without the lock; what comes later goes out with a later call. A checkpoint
-keeps the newest snapshot and the requests that it does not cover, which are made again after a crash: all is learned
-once, and only what was said of those meanwhile may be said twice. It ends with the process that started it, however
-that ends.
+Its caller waits for each answer, without the lock; so the operator is called as if it stood there. It ends with the
+process that started it, however that ends.
 """
 
 import os
@@ -13,20 +11,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from models import interpreter
-from models.snapshot import pack, unpack
-from schemas import frames
 from schemas.errors import MillraceError
 
 NICE = 5
@@ -34,33 +27,17 @@ NICE = 5
 
 MAIN = "from streaming import apart; apart.main()"
 
-WAIT = 0.05
-"""Seconds in which an answer is to come; as long as one is late, nobody waits for those behind it."""
-
-LATE, BACKLOG = 10.0, 64 << 20
-"""Seconds that an answer may take, and bytes of requests that no snapshot covers, before whoever brings more waits: a
-model in the making holds nobody up, but what learns does not fall behind for ever."""
-
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(tuple[str, bytes, list[Any]]).decode
-_outputs = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
 
 Told = Callable[..., None]
 
 
-class _Kept(msgspec.Struct, tag="apart/1"):
-    snapshot: bytes
-    since: list[bytes]
-
-
 class Apart:
     """What `opener` ("module:function") makes of `spec` there; whatever it says to its second argument, `told` hears
-    here. Its `process` takes a request and gives pairs of a tag and a frame, as MessagePack. MillraceError with the
-    traceback where a call failed there, or where that process has ended."""
+    here. MillraceError with the traceback where a call fails there, or where that process has ended."""
 
     def __init__(self, opener: str, spec: str, told: Told):
-        self._told, self._asked = told, deque[tuple[str, float]]()
-        self._kept, self._since, self._covered = b"", list[bytes](), 0
-        self._outputs: list[tuple[int, bytes]] = []
+        self._told, self._owed = told, 0
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(interpreter.command(MAIN, NICE), stdin=theirs.fileno())
@@ -73,68 +50,38 @@ class Apart:
             self._channel.send_bytes(data)
         except OSError as error:
             raise self._ended() from error
-        self._asked.append((method, time.monotonic()))
+        self._owed += 1
 
     def _ended(self) -> MillraceError:
         code = self._process.wait(10)
         return MillraceError(f"the process that learns ended with exit code {code}, expected it to run")
 
-    def _hear(self, seconds: float) -> None:
-        """Take what it has answered, and wait so long for what it has not."""
-        until = time.monotonic() + seconds
-        while self._asked and self._channel.poll(max(0.0, until - time.monotonic())):
+    def _ask(self, method: str, data: bytes) -> bytes:
+        self._send(method, data)
+        answer = b""
+        while self._owed:
             try:
                 failure, answer, said = _unpack(self._channel.recv_bytes())
             except (EOFError, OSError) as error:
                 raise self._ended() from error
-            method, _ = self._asked.popleft()
+            self._owed -= 1
             if failure:
                 raise MillraceError(f"in the process that learns: {failure}")
-            if method == "process":
-                self._outputs += _outputs(answer)
-            elif method == "snapshot":
-                self._kept, self._since, self._covered = answer, self._since[self._covered :], 0
             for words in said:
                 self._told(*words)
-
-    def _cover(self) -> None:
-        """Have a snapshot taken of what was asked so far, unless one is on its way."""
-        if not self._covered and self._since:
-            self._covered = len(self._since)
-            self._send("snapshot", b"")
+        return answer
 
     def process(self, buffer: bytes) -> bytes:
-        """What came of this micro-batch and of those before it, as far as it is known; an empty one only asks."""
-        request = frames.parse_request(buffer)
-        prompt = not self._asked
-        if len(request.slot):
-            self._since.append(buffer)
-            self._send("process", buffer)
-        self._hear(WAIT if prompt else 0.0)
-        while self._asked and time.monotonic() - self._asked[0][1] > LATE:
-            self._hear(WAIT)
-        while sum(map(len, self._since)) > BACKLOG:
-            self._cover()
-            self._hear(WAIT)
-        tags, outputs = bytes(tag for tag, _ in self._outputs), [frame for _, frame in self._outputs]
-        self._outputs.clear()
-        return frames.build_response(outputs, tags, np.full(len(request.handed), -1, np.int32), b"", None)
+        """The answer to one micro-batch."""
+        return self._ask("process", buffer)
 
-    def snapshot(self, _: bytes) -> bytes:
+    def snapshot(self, nothing: bytes) -> bytes:
         """What a checkpoint keeps."""
-        prompt = not self._asked
-        self._cover()
-        self._hear(WAIT if prompt else 0.0)
-        return pack(_Kept(self._kept, self._since))
+        return self._ask("snapshot", nothing)
 
     def restore(self, snapshot: bytes) -> None:
-        """Go on from a snapshot; what is wrong with it, a later call says: this one waits for nothing."""
-        state = unpack(snapshot, _Kept)
-        self._kept, self._since = state.snapshot, state.since
-        if self._kept:
-            self._send("restore", self._kept)
-        for request in self._since:
-            self._send("process", request)
+        """Go on from a snapshot; what is wrong with it, the next call says: this one waits for nothing."""
+        self._send("restore", snapshot)
 
     def close(self, _: bytes) -> bytes:
         """End the process."""

@@ -5,7 +5,6 @@ between two batches only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from types import MappingProxyType
 
@@ -26,8 +25,7 @@ from streaming.plan import Plan, check_model, derive_columns
 F64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True, eq=False):
     """Encoded decisions of a batch with a line feed behind each, for which events they were made (others only taught a
     state something), their actions, the scores f64[k] of each model version, the champion's first, the columns
     f64[k, names] that they were made on, how many are degraded, and the weight f64[k] that each has as an example
@@ -102,7 +100,9 @@ class Decider:
                 found, answered = self._lookup(feature.entity, keys, (feature.field,))
                 parts.append(np.where(np.isnan(found), feature.default, found))
                 degraded |= ~answered
-        return derive_columns(self.plan, events.at, np.concatenate(parts, axis=1)), degraded
+        columns = np.empty((len(degraded), len(self.plan.names)))
+        np.concatenate(parts, axis=1, out=columns[:, : len(self.plan.names) - len(self.plan.derived)])
+        return derive_columns(self.plan, events.at, columns), degraded
 
     def __call__(self, events: Events, before: Mapping[int, Said] = MappingProxyType({})) -> Decided:
         """Decide `events`, whose features are complete; all as `before`, by one model, if that says it of any."""

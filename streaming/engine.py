@@ -6,10 +6,10 @@ reads a clock, draws a random number or waits for anything; runners bring states
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,8 +47,7 @@ Lookup = Callable[[str, Sequence[str], tuple[str, ...]], tuple[F64, NDArray[np.b
 """Reads f64[k, fields] of entities from the online store (NaN: not there), and bool[k]: whether the store answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Events:
+class Events(msgspec.Struct, frozen=True, eq=False):
     """`k` decoded events.
 
     index: their positions in the batch they came in; ids; entities: for each stage the k keys, then for each field
@@ -151,8 +150,7 @@ def _entries(mappings: Iterable[Mapping[str, float] | None], out: F64) -> list[s
     return names
 
 
-@dataclass(frozen=True, slots=True)
-class Labels:
+class Labels(msgspec.Struct, frozen=True, eq=False):
     """`k` labels for one stage: at, origin i64[k] ms (known since, about an event of), label f64[k] 0 or 1,
     hash u64[k] of the event ids, columns f64[k, c]: what the features of the stage read of the events."""
 

@@ -177,3 +177,11 @@ def believable(at: I64, latest: I64, numbers: NDArray[np.float64], required: NDA
             if not np.isfinite(numbers[i, j]) and (required[j] or not np.isnan(numbers[i, j])):
                 return False
     return True
+
+
+@kernel
+def keep_finite(columns: NDArray[np.float64], column: int) -> None:
+    """What is no finite number in one of `columns` f64[k, c] becomes 0, in place."""
+    for i in range(len(columns)):
+        if not np.isfinite(columns[i, column]):
+            columns[i, column] = 0.0

@@ -14,6 +14,7 @@ from operators.track import Tracked
 from operators.tracked import TrackedFeatures
 from schemas.errors import DefinitionError
 from schemas.time import duration
+from streaming.kernels import keep_finite
 from streaming.workload import Column, Columns, Derive, Enrich, Expression, Workload
 
 I64 = NDArray[np.int64]
@@ -75,6 +76,11 @@ class Plan:
         read = tuple(feature.name for feature in self.enriched)
         return self.workload.numbers + self.keyed + read + tuple(name for name, _ in self.derived)
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each of `names` is among them."""
+        return {name: place for place, name in enumerate(self.names)}
+
     def describe(self) -> str:
         """The way of an event through this plan, one line a step."""
         w = self.workload
@@ -133,8 +139,7 @@ def _check_columns(plan: Plan) -> None:
     for name in plan.workload.inputs:
         if name not in plan.names:
             raise DefinitionError(f"{where}: inputs: found {name!r}, expected one of {', '.join(plan.names)}")
-    base = len(plan.names) - len(plan.derived)
-    derive_columns(plan, np.ones(1, np.int64), np.ones((1, base)))
+    derive_columns(plan, np.ones(1, np.int64), np.ones((1, len(plan.names))))
 
 
 def check_model(plan: Plan) -> None:
@@ -149,43 +154,40 @@ def check_model(plan: Plan) -> None:
 
 
 class _Namespace(Columns):
-    """The columns of one batch by name."""
+    """The columns of one batch by name, taken when first asked for; derived ones as far as they are there."""
 
-    def __init__(self, at: I64, columns: dict[str, Column]):
-        self._at, self._columns = at, columns
+    def __init__(self, plan: Plan, at: I64, columns: Column):
+        self._plan, self._at, self._columns, self._there = plan, at, columns, 0
 
     def __getattr__(self, name: str) -> Column:
-        if name in self._columns:
-            return self._columns[name]
-        if name == "at":
-            return self._at.astype(np.float64)
-        if name == "hour":
-            return (self._at // 3_600_000 % 24).astype(np.float64)
-        if name == "weekday":
-            return ((self._at // DAY + 3) % 7).astype(np.float64)  # the epoch was a Thursday
-        raise DefinitionError(
-            f"found no feature {name!r}, expected one of {', '.join(self._columns)}, at, hour, weekday"
-        )
+        place = self._plan.places.get(name, self._there)
+        if place < self._there:
+            found = self._columns[:, place]
+        elif name == "at":
+            found = self._at.astype(np.float64)
+        elif name == "hour":
+            found = (self._at // 3_600_000 % 24).astype(np.float64)
+        elif name == "weekday":
+            found = ((self._at // DAY + 3) % 7).astype(np.float64)  # the epoch was a Thursday
+        else:
+            known = (*self._plan.names[: self._there], "at", "hour", "weekday")
+            raise DefinitionError(f"found no feature {name!r}, expected one of {', '.join(known)}")
+        setattr(self, name, found)
+        return found
 
 
-def derive_columns(plan: Plan, at: I64, base: Column) -> Column:
-    """Append the derived columns to `base` f64[k, c], whose columns are the first of `plan.names`."""
-    if not plan.derived:
-        return base
-    width = base.shape[1]
-    out = np.empty((len(base), width + len(plan.derived)))
-    out[:, :width] = base
-    columns = {name: out[:, i] for i, name in enumerate(plan.names[:width])}
-    namespace = _Namespace(at, columns)
+def derive_columns(plan: Plan, at: I64, columns: Column) -> Column:
+    """Fill in the derived columns, the last of `columns` f64[k, names], in place; where no finite number comes, 0."""
+    namespace, first = _Namespace(plan, at, columns), len(plan.names) - len(plan.derived)
     with np.errstate(all="ignore"):
-        for i, (name, expression) in enumerate(plan.derived, start=width):
+        for i, (name, expression) in enumerate(plan.derived, start=first):
+            namespace._there = i
             try:
-                value = np.asarray(expression(namespace), np.float64)
-            except DefinitionError as error:
+                columns[:, i] = expression(namespace)
+            except (DefinitionError, TypeError, ValueError) as error:
                 raise DefinitionError(f"workload {plan.workload.name!r}: derive({name}=…): {error}") from error
-            out[:, i] = np.where(np.isfinite(value), value, 0.0)
-            columns[name] = out[:, i]
-    return out
+            keep_finite(columns, i)
+    return columns
 
 
 def state_ttl(plan: Plan) -> int:

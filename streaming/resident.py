@@ -226,9 +226,10 @@ class FeatureOperator(_Operator):
         if not len(request.slot):
             states, length = self._table.hand_over(request.handed)
             return outputs.response(length, states)
-        rows = self._main(request)
+        beside = self._stage.features.labelled and bool(request.port.any())
+        rows = (request.port == frames.MAIN).nonzero()[0] if beside else np.arange(len(request.port))
         events, slot = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
-        labels, told = self._labels(request)
+        labels, told = self._labels(request) if beside else (no_labels(len(self._stage.columns)), request.slot[:0])
         both = np.concatenate((told, slot)) if len(told) else slot
         events, fresh = update(self._stage, self._table.fold, both, events, labels)
         self._serving.publish(self._stage, events, slot[fresh], self._table.keys)
@@ -238,12 +239,6 @@ class FeatureOperator(_Operator):
         self._serving.batch(len(request.slot), time.perf_counter() - began)
         states, length = self._table.hand_over(request.handed)
         return outputs.response(length, states)
-
-    def _main(self, request: Request) -> I64:
-        """Positions of the events among the records; a stage that is told no labels has nothing else."""
-        if self._stage.features.labelled:
-            return np.flatnonzero(request.port == frames.MAIN)
-        return np.arange(len(request.port))
 
     def _arrive(self, request: Request, rows: I64, outputs: _Outputs) -> tuple[Events, NDArray[np.int32]]:
         """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
@@ -290,12 +285,9 @@ class FeatureOperator(_Operator):
         ), slot  # fmt: skip
 
     def _labels(self, request: Request) -> tuple[Labels, NDArray[np.int32]]:
-        width = len(self._stage.columns)
-        if not self._stage.features.labelled or not request.port.any():
-            return no_labels(width), np.empty(0, np.int32)
         rows = np.flatnonzero(request.port == frames.SIDE)
         buffer = np.frombuffer(request.buffer, np.uint8)
-        read, _, _ = read_rows(buffer, request.start[rows], request.end[rows], 3 + width, 0)
+        read, _, _ = read_rows(buffer, request.start[rows], request.end[rows], 3 + len(self._stage.columns), 0)
         words = read.view(np.float64)
         at, origin, label, hash = (np.ascontiguousarray(words[:, i]) for i in range(4))
         told = at.view(np.int64), origin.view(np.int64), label, hash.view(np.uint64)

@@ -36,9 +36,6 @@ import org.apache.kafka.common.TopicPartition;
 public final class Deploy {
   private static final PrimitiveArrayTypeInfo<byte[]> BYTES = PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO;
 
-  /** Bytes that are worth a fetch of their own, where there is time. */
-  private static final String ENOUGH = "65536";
-
   private final Job job;
   private final StreamExecutionEnvironment environment;
   private final String deployment = UUID.randomUUID().toString();
@@ -136,18 +133,17 @@ public final class Deploy {
   }
 
   private KafkaSource<byte[]> kafka(Job.Input input, OffsetsInitializer start) {
-    String topic = input.topic();
     Properties properties = new Properties();
     properties.putAll(job.consumer());
     if (input.waitMs() > 0) {
       properties.put("fetch.max.wait.ms", Integer.toString(input.waitMs()));
-      properties.put("fetch.min.bytes", ENOUGH);
+      properties.put("fetch.min.bytes", "65536"); // worth a fetch of their own
     }
     return KafkaSource.<byte[]>builder()
         .setBootstrapServers(job.brokers())
-        .setTopics(topic)
+        .setTopics(input.topic())
         .setGroupId("millrace-" + job.name())
-        .setClientIdPrefix("millrace-" + job.name() + "-" + topic)
+        .setClientIdPrefix("millrace-" + job.name() + "-" + input.topic())
         .setStartingOffsets(start)
         .setDeserializer(new FrameIn(input.times(), job.skewMs()))
         .setProperties(properties)

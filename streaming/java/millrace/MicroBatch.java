@@ -172,9 +172,6 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   @Override
   protected void invokeFinishBundle() throws Exception {
     flush();
-    if (stage.asked()) {
-      emit(calls.run());
-    }
   }
 
   @Override

@@ -1,11 +1,10 @@
 """Policies: the action of a score, of a degraded decision, and the reasons of an alert."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from models.policy import Batch, thresholds
 from schemas.decisions import Scored
