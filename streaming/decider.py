@@ -85,7 +85,7 @@ class Decider:
                 f"model of workload {self.plan.workload.name!r}: reads {missing[0]!r}, which no feature provides; "
                 "train one on the features that there are"
             )
-        return np.array([self.plan.names.index(name) for name in features], np.intp)
+        return np.array([self.plan.places[name] for name in features], np.intp)
 
     def columns(self, events: Events) -> tuple[F64, NDArray[np.bool_]]:
         """Every column of `plan.names`, f64[k, names], and which rows are degraded, bool[k]."""

@@ -163,17 +163,16 @@ class _Namespace(Columns):
         place = self._plan.places.get(name, self._there)
         if place < self._there:
             found = self._columns[:, place]
-        elif name == "at":
-            found = self._at.astype(np.float64)
-        elif name == "hour":
-            found = (self._at // 3_600_000 % 24).astype(np.float64)
-        elif name == "weekday":
-            found = ((self._at // DAY + 3) % 7).astype(np.float64)  # the epoch was a Thursday
-        else:
-            known = (*self._plan.names[: self._there], "at", "hour", "weekday")
-            raise DefinitionError(f"found no feature {name!r}, expected one of {', '.join(known)}")
-        setattr(self, name, found)
-        return found
+            setattr(self, name, found)
+            return found
+        if name == "at":
+            return self._at.astype(np.float64)
+        if name == "hour":
+            return (self._at // 3_600_000 % 24).astype(np.float64)
+        if name == "weekday":
+            return ((self._at // DAY + 3) % 7).astype(np.float64)  # the epoch was a Thursday
+        known = (*self._plan.names[: self._there], "at", "hour", "weekday")
+        raise DefinitionError(f"found no feature {name!r}, expected one of {', '.join(known)}")
 
 
 def derive_columns(plan: Plan, at: I64, columns: Column) -> Column:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from models import pretrained
@@ -13,7 +14,7 @@ from operators import by, count, label_rate, mean
 from schemas.errors import DefinitionError
 from schemas.fraud import FraudOutcome, Transaction
 from streaming.learning import learning
-from streaming.plan import check_model, plan
+from streaming.plan import check_model, derive_columns, plan
 from streaming.workload import Workload, derive, enrich
 from streaming.workloads import load
 
@@ -64,6 +65,7 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         lambda: planned(CARD, derive(x=lambda f: f.card_cuont_1d)),
         ("derive(x=", "'card_cuont_1d'", "card_count_1d"),
     ),
+    "derives text": (lambda: planned(CARD, derive(x=lambda f: "a")), ("derive(x=", "'a'")),  # type: ignore[arg-type,return-value]
     "derived twice": (lambda: planned(CARD, derive(amount=lambda f: f.amount)), ("'amount'", "defined twice")),
     "inputs": (lambda: planned(CARD, inputs=("amuont",)), ("inputs", "'amuont'", "amount, card_count_1d")),
     "no feature": (lambda: check_model(plan(workload())), ("model fraud-", "'weekend'", "card_count_1d")),
@@ -157,3 +159,11 @@ def test_a_workload_is_frozen() -> None:
         good.ttl = "1d"  # type: ignore[misc]
     assert replace(good, ttl="1d").ttl == "1d"
     assert hash(good.event) == hash(Transaction)
+
+
+def test_a_derived_feature_hides_the_hour_from_then_on() -> None:
+    """If this fails, an expression reads the hour of the day where a feature before it is called so."""
+    derived = derive(before=lambda f: f.hour, hour=lambda f: f.hour + 30, x=lambda f: f.hour)
+    of = plan(workload(features=(CARD, derived)))
+    columns = derive_columns(of, np.array([3_600_000 * 5]), np.ones((1, len(of.names))))
+    assert columns[0, -3:].tolist() == [5.0, 35.0, 35.0]
