@@ -1,25 +1,33 @@
 """An operator in a process of its own: what learns, in Python and for as long as it takes, then never holds the
-interpreter lock that the stages which decide share.
+interpreter lock that the stages which decide share, nor the stages before it, which would hold up those in turn.
 
-Its caller waits for each answer, without the lock; so the operator is called as if it stood there. It ends with the
-process that started it, however that ends.
+Its caller waits for an answer a moment, without the lock; what comes later goes out with a later call. A checkpoint
+keeps the newest snapshot and the requests that it does not cover, which are made again after a crash: all is learned
+once, and only what was said of those meanwhile may be said twice. It ends with the process that started it, however
+that ends.
 """
 
 import os
 import queue
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from models import interpreter
+from models.snapshot import pack, unpack
+from schemas import frames
 from schemas.errors import MillraceError
 
 NICE = 5
@@ -27,61 +35,113 @@ NICE = 5
 
 MAIN = "from streaming import apart; apart.main()"
 
+WAIT = 0.05
+"""Seconds in which an answer is to come; as long as one is late, nobody waits for those behind it."""
+
+BACKLOG = 64 << 20
+"""Bytes of requests that no snapshot covers, before whoever brings more waits."""
+
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(tuple[str, bytes, list[Any]]).decode
+_outputs = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
+_TIME = struct.Struct("<q")
 
 Told = Callable[..., None]
 
 
+class _Kept(msgspec.Struct, tag="apart/1"):
+    snapshot: bytes
+    since: list[bytes]
+
+
 class Apart:
     """What `opener` ("module:function") makes of `spec` there; whatever it says to its second argument, `told` hears
-    here. MillraceError with the traceback where a call fails there, or where that process has ended."""
+    here. Its `process` takes a request of row frames and gives pairs of a tag and a frame, as MessagePack. Whoever
+    brings more than `reach` ms of event time beyond what it has answered waits. MillraceError with the traceback where
+    a call failed there, or where that process has ended."""
 
-    def __init__(self, opener: str, spec: str, told: Told):
-        self._told, self._owed = told, 0
+    def __init__(self, opener: str, spec: str, told: Told, reach: int):
+        self._told, self._reach, self._newest = told, reach, 0
+        self._asked = deque[tuple[str, int]]()  # each with the event time that was reached, ms; 0 if it reaches none
+        self._kept, self._since, self._covered = b"", list[bytes](), 0
+        self._outputs: list[tuple[int, bytes]] = []
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(interpreter.command(MAIN, NICE), stdin=theirs.fileno())
         self._channel = Connection(ours.detach())
         self._send("open", f"{opener} {spec}".encode())
 
-    def _send(self, method: str, data: bytes) -> None:
+    def _send(self, method: str, data: bytes, at: int = 0) -> None:
         try:
             self._channel.send_bytes(method.encode())
             self._channel.send_bytes(data)
         except OSError as error:
             raise self._ended() from error
-        self._owed += 1
+        self._asked.append((method, at))
 
     def _ended(self) -> MillraceError:
         code = self._process.wait(10)
         return MillraceError(f"the process that learns ended with exit code {code}, expected it to run")
 
-    def _ask(self, method: str, data: bytes) -> bytes:
-        self._send(method, data)
-        answer = b""
-        while self._owed:
+    def _hear(self, seconds: float) -> None:
+        """Take what it has answered, and wait so long for what it has not."""
+        until = time.monotonic() + seconds
+        while self._asked and self._channel.poll(max(0.0, until - time.monotonic())):
             try:
                 failure, answer, said = _unpack(self._channel.recv_bytes())
             except (EOFError, OSError) as error:
                 raise self._ended() from error
-            self._owed -= 1
+            method, _ = self._asked.popleft()
             if failure:
                 raise MillraceError(f"in the process that learns: {failure}")
+            if method == "process":
+                self._outputs += _outputs(answer)
+            elif method == "snapshot":
+                self._kept, self._since, self._covered = answer, self._since[self._covered :], 0
             for words in said:
                 self._told(*words)
-        return answer
+
+    def _cover(self) -> None:
+        """Have a snapshot taken of what was asked so far, unless one is on its way."""
+        if not self._covered and self._since:
+            self._covered = len(self._since)
+            self._send("snapshot", b"")
 
     def process(self, buffer: bytes) -> bytes:
-        """The answer to one micro-batch."""
-        return self._ask("process", buffer)
+        """What came of this micro-batch and of those before it, as far as it is known; an empty one only asks."""
+        request = frames.parse_request(buffer)
+        prompt = not self._asked
+        if len(request.slot):
+            self._since.append(buffer)
+            self._learn(request)
+        self._hear(WAIT if prompt else 0.0)
+        while any(0 < at < self._newest - self._reach for _, at in self._asked):
+            self._hear(WAIT)
+        while sum(map(len, self._since)) > BACKLOG:
+            self._cover()
+            self._hear(WAIT)
+        tags, outputs = bytes(tag for tag, _ in self._outputs), [frame for _, frame in self._outputs]
+        self._outputs.clear()
+        return frames.build_response(outputs, tags, np.full(len(request.handed), -1, np.int32), b"", None)
 
-    def snapshot(self, nothing: bytes) -> bytes:
+    def _learn(self, request: frames.Request) -> None:
+        (self._newest,) = _TIME.unpack_from(request.buffer, request.start[-1])
+        self._send("process", request.buffer, self._newest)
+
+    def snapshot(self, _: bytes) -> bytes:
         """What a checkpoint keeps."""
-        return self._ask("snapshot", nothing)
+        prompt = not self._asked
+        self._cover()
+        self._hear(WAIT if prompt else 0.0)
+        return pack(_Kept(self._kept, self._since))
 
     def restore(self, snapshot: bytes) -> None:
-        """Go on from a snapshot; what is wrong with it, the next call says: this one waits for nothing."""
-        self._send("restore", snapshot)
+        """Go on from a snapshot; what is wrong with it, a later call says: this one waits for nothing."""
+        state = unpack(snapshot, _Kept)
+        self._kept, self._since = state.snapshot, state.since
+        if self._kept:
+            self._send("restore", self._kept)
+        for request in self._since:
+            self._learn(frames.parse_request(request))
 
     def close(self, _: bytes) -> bytes:
         """End the process."""
@@ -113,7 +173,10 @@ def main() -> None:
                 answer = getattr(operator, method)(data) or b""
         except Exception:
             failure = traceback.format_exc()
-        channel.send_bytes(_pack((failure, answer, said)))
+        try:
+            channel.send_bytes(_pack((failure, answer, said)))
+        except BrokenPipeError:
+            return  # whoever asked is gone
         said.clear()
 
 

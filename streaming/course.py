@@ -75,15 +75,16 @@ class Course:
     curves: by lineage and for DECIDES, (event time ms, average precision of the WINDOW days before it).
     """
 
-    def __init__(self, prefix: str, model: Artifact | Native, injected: int | None = None) -> None:
-        """`model` is that of the workload, which begins; `injected` the event time (ms) from which on the simulated
-        world is another."""
+    def __init__(self, prefix: str, model: Artifact | Native, start: int = 0, injected: int | None = None) -> None:
+        """`model` is that of the workload, which begins; `start` and `injected`: event times (ms) of the first event,
+        and from which on the simulated world is another."""
         self.injected = injected
+        self._start = start
         self._model = model
         self.learned: set[str] = set()  # ids of the events whose outcome became an example
         self._known: dict[str, int] = {}  # event id → since when its label is known, of every example
         self._counts: list[tuple[int, int]] = []  # of each model: of how many examples it was made, known before when
-        self.models = self.refused = 0
+        self.models = self.refused = self._made = 0
         self.champion: str | None = None  # the lineage that decides, as far as is known
         self.first: str | None = None  # the one that decided the oldest
         self.curves: dict[str, list[tuple[int, float]]] = {}
@@ -139,9 +140,11 @@ class Course:
         """Note a signal."""
         signal = self._signal.decode(record.value or b"")
         kind, at, detail = signal.kind, signal.at, signal.detail
+        if kind in ("model", "refused"):
+            self._made = max(self._made, at)
         if kind == "model":
             self.models += 1
-            if "by" not in detail:  # those are made between two batches of examples
+            if "by" not in detail and at >= self._start:  # others are made between two batches, or of an earlier run
                 self._counts.append((detail["examples"], at))
         elif kind == "refused":
             self.refused += 1
@@ -154,6 +157,12 @@ class Course:
             self.drifts.append(Drift(at, detail["name"], found, expected, detail["since"]))
         elif kind == "evaluation":
             self.duels = {name: Duel(duel["evidence"], duel["needed"]) for name, duel in detail["duels"].items()}
+
+    def behind(self, compile: int) -> bool:
+        """Whether a model is still to come of the examples that came, where there is one every `compile` ms."""
+        known = np.array(list(self._known.values()), np.int64)
+        before = known[known < known.max(initial=0) // compile * compile]
+        return bool(len(before)) and int(before.max() // compile + 1) * compile > self._made
 
     def learned_twice(self) -> int | None:
         """How many more examples the learners took, from the first model of this run to the last, than there were;

@@ -66,7 +66,8 @@ class Stage:
     of a key without a state waits in its stead, and Python is not called until something else comes for the key, or
     that much event time has passed (0: only for something else, -1: no record waits); from then on Python keeps it, in
     a state, and time passes for it when Python asks for a timer; pace_ms: how long Python is not called again unless a
-    batch is full; records may wait a quarter of that in network buffers before it; parallelism: 0 for that of the job.
+    batch is full; records may wait a quarter of that in network buffers before it; asked: Python is called at each
+    checkpoint even where nothing came, for what it has to say by then; parallelism: 0 for that of the job.
     """
 
     uid: str
@@ -79,6 +80,7 @@ class Stage:
     rows: int = 0
     wait_ms: int = -1
     pace_ms: int = 0
+    asked: bool = False
     parallelism: int = 0
     opener: str = "streaming.resident:open_stage"
 

@@ -136,7 +136,7 @@ def _learning(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> lis
             EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled), wait_ms=horizon,
             pace_ms=PACE,
         ),
-        flink.Stage(LEARN, spec(resident.LEARN), taught, pace_ms=PACE, parallelism=1),
+        flink.Stage(LEARN, spec(resident.LEARN), taught, pace_ms=PACE, asked=True, parallelism=1),
     ]  # fmt: skip
 
 

@@ -199,7 +199,7 @@ class LearnOperator:
         self._measured: dict[str, float] = {}  # labels of each version, when its measures went to the registry
 
     def process(self, buffer: bytes) -> bytes:
-        """Learn from one micro-batch."""
+        """Learn from one micro-batch; returns records for topics, each behind its tag, as MessagePack."""
         request = frames.parse_request(buffer)
         lessons = [_lesson(_TAUGHT.decode(payload(record))) for record in request.records()]
         signals, outputs = list[Signal](), list[tuple[int, bytes]]()
@@ -219,10 +219,7 @@ class LearnOperator:
         except Unavailable as error:
             signals.append(Signal("unavailable", self._name, at, {"reason": str(error)}))
         key = self._name.encode()
-        outputs += [(frames.SIGNAL, frames.sink(key, encode_signal(signal))) for signal in signals]
-        length = np.full(len(request.handed), -1, np.int32)
-        tags = bytes(tag for tag, _ in outputs)
-        return frames.build_response([frame for _, frame in outputs], tags, length, b"", None)
+        return _pack(outputs + [(frames.SIGNAL, frames.sink(key, encode_signal(signal))) for signal in signals])
 
     def _evaluated(self, at: int) -> Signal:
         """The prequential measures of every version, for the metrics and the topic."""

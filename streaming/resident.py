@@ -68,7 +68,9 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
     if decoded.stage in (EXAMPLES, LEARN):
         if decoded.stage == EXAMPLES:
             return ExampleOperator(compiled, topics, report=not compiled.labelled)
-        return Apart("streaming.resident:open_learner", spec, Loop(compiled.workload.name).quality)
+        assert compiled.workload.learning is not None
+        reach = compiled.workload.learning.compile  # a model is not later than the next one
+        return Apart("streaming.resident:open_learner", spec, Loop(compiled.workload.name).quality, reach)
     serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)

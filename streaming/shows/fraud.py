@@ -79,7 +79,8 @@ class Demo:
 
     def __init__(self, run: Run) -> None:
         self.run, self._world = run, calendar(run)
-        self.course = Course(run.prefix, run.workload.model, self._world.start + self._world.drift[0][0] * DAY)
+        start, changed = self._world.start, self._world.drift[0][0] * DAY
+        self.course = Course(run.prefix, run.workload.model, start, start + changed)
         self._alarm = run.workload.policy.actions[-1]
         self._latest: deque[Scored] = deque(maxlen=5)
         self._now = self._newest = 0  # event time of the newest decision and event, ms
@@ -107,7 +108,11 @@ class Demo:
         return {topics.examples: self.course.example, topics.signals: self.course.signal}
 
     def owed(self) -> int:
-        """Outcomes that are known by now, and are no examples yet."""
+        """Outcomes that are known by now, and are no examples yet; where all are, whether they have no model yet."""
+        learning = self.run.workload.learning
+        return self._missing() or int(learning is not None and self.course.behind(learning.compile))
+
+    def _missing(self) -> int:
         if self.run.workload.learning is None:
             return 0
         return max(bisect_left(self._known, self._newest) - len(self.course.learned), 0)
@@ -153,7 +158,7 @@ class Demo:
             course.refused
         )
         checked = "too few models to tell how often" if twice is None else f"{max(twice, 0):,} learned twice"
-        lost = self.owed() + max(-(twice or 0), 0)
+        lost = self._missing() + max(-(twice or 0), 0)
         return [*lines, f"outcomes: {len(self._known):,} published, {lost:,} lost, {checked}"]
 
     def picture(self) -> str:

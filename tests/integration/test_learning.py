@@ -50,23 +50,33 @@ def test_loop_with_kills(world: Make) -> None:
         assert example["label_at"] == known[example["event"]]
     assert found.keys() == known.keys()
 
-    signals = list(map(json.loads, job.everything(job.topics.signals)))
-    assert Counter(signal["kind"] for signal in signals)["refused"] == 0
-    made = {(s["at"], s["detail"]["version"]): s["detail"]["examples"] for s in signals if s["kind"] == "model"}
-    assert len(made) >= 10
-    for (at, _), examples in made.items():
+    def told(kind: str) -> list[Any]:
+        return [signal for signal in map(json.loads, job.everything(job.topics.signals)) if signal["kind"] == kind]
+
+    def made() -> dict[tuple[int, str], int]:
+        """Examples that each model had learned; what was said while learning was late may be said twice."""
+        return {(s["at"], s["detail"]["version"]): s["detail"]["examples"] for s in told("model")}
+
+    wait(lambda: len(made()) >= 10, 60, "models")
+    assert not told("refused")
+    for (at, _), examples in made().items():
         assert examples == sum(time < at for time in known.values()), "an example was lost, or learned twice"
 
     name = job.topics.name
     registry = Registry(str(job.settings.home / "models"))
-    announced = [
-        decode(record.value or b"")
-        for batch in kafka.records(job.services.kafka, MODELS, until=kafka.end_offsets(job.services.kafka, MODELS))
-        for record in batch
-        if record.key == name.encode()
-    ]
-    assert announced[-1].revision == registry.aliases(name).revision
-    assert {v.version for v in announced[-1].challengers} == set(registry.challengers(name))
+
+    def announced() -> tuple[int, set[str]]:
+        """The revision that was announced last, and its challengers."""
+        ends = kafka.end_offsets(job.services.kafka, MODELS)
+        batches = kafka.records(job.services.kafka, MODELS, until=ends)
+        last = [decode(r.value or b"") for batch in batches for r in batch if r.key == name.encode()][-1]
+        return last.revision, {v.version for v in last.challengers}
+
+    wait(
+        lambda: announced() == (registry.aliases(name).revision, set(registry.challengers(name))),
+        60,
+        "an announcement of what the registry says",
+    )
 
     def scored() -> bool:
         """One more event with its outcome; whether one before it was scored by what was learned."""

@@ -36,6 +36,6 @@ public record Job(
   /** One keyed Python stage. */
   public record Stage(
       String uid, String opener, String spec, Port main, Port side, String control, boolean hold, long ttlMs, int rows,
-      long waitMs, int paceMs, int parallelism)
+      long waitMs, int paceMs, boolean asked, int parallelism)
       implements Serializable {}
 }

@@ -172,6 +172,9 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   @Override
   protected void invokeFinishBundle() throws Exception {
     flush();
+    if (stage.asked()) {
+      emit(calls.run());
+    }
   }
 
   @Override

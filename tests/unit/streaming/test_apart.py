@@ -4,15 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from models.snapshot import pack
+from schemas import frames
 from schemas.errors import MillraceError
-from streaming.apart import Apart, Told
+from streaming.apart import Apart, Told, _Kept
+from tests import java
 
 
 class Sum:
@@ -24,14 +29,15 @@ class Sum:
         self.total, self._told = 0, told
 
     def process(self, buffer: bytes) -> bytes:
-        """The sum so far, and the process's id."""
-        if buffer == b"hang":
-            time.sleep(60)
-        if not buffer:
+        """The sum so far, and the process's id; of bytes that are a path, once something is there."""
+        record = frames.parse_request(buffer).records()[0][12:]
+        while record.startswith(b"/") and not Path(record.decode()).exists():
+            time.sleep(0.01)
+        if not record:
             raise ValueError("found nothing to add")
-        self.total += sum(buffer)
+        self.total += sum(record)
         self._told("total", {"sum": float(self.total)})
-        return f"{self.total} {os.getpid()}".encode()
+        return msgspec.msgpack.encode([(7, f"{self.total} {os.getpid()}".encode())])
 
     def snapshot(self, _: bytes) -> bytes:
         """The sum."""
@@ -43,6 +49,8 @@ class Sum:
 
 
 SUM = f"{__name__}:Sum"
+NOTHING = java.build_request([], [], [], [], [])
+REACH = 1_000
 
 
 @pytest.fixture
@@ -54,46 +62,111 @@ def heard() -> list[Any]:
 @pytest.fixture
 def apart(heard: list[Any]) -> Iterator[Apart]:
     """A sum in a process of its own."""
-    made = Apart(SUM, "spec of it", lambda *words: heard.append(words))
+    made = Apart(SUM, "spec of it", lambda *words: heard.append(words), REACH)
     yield made
     made.close(b"")
 
 
-def added(apart: Apart, buffer: bytes) -> tuple[int, int]:
-    """The sum, and the id of the process that has it."""
-    total, pid = apart.process(buffer).split()
-    return int(total), int(pid)
+def ask(apart: Apart, *records: bytes, at: int = 1) -> list[tuple[int, int]]:
+    """Sums, and the id of the process that has them, of what has come by now of requests of one record each."""
+    found = []
+    for record in records or (None,):
+        row = [] if record is None else [frames.row(at, b"", record)]
+        request = java.build_request([0], [0], row, [b""], [b""]) if row else NOTHING
+        outputs, states, _ = java.parse_response(apart.process(request))
+        assert {tag for tag, _ in outputs} <= {7}
+        assert states == ([] if record is None else [None])
+        found += [(int(total), int(pid)) for total, pid in (frame.split() for _, frame in outputs)]
+    return found
+
+
+def come(apart: Apart, count: int) -> list[tuple[int, int]]:
+    """The next sums, so many of them."""
+    found, until = list[tuple[int, int]](), time.monotonic() + 30
+    while len(found) < count and time.monotonic() < until:
+        found += ask(apart)
+        time.sleep(0.01)
+    assert len(found) == count
+    return found
+
+
+def totals(apart: Apart, *records: bytes) -> list[int]:
+    """The sums after each of `records`."""
+    found = ask(apart, *records)
+    return [total for total, _ in (*found, *come(apart, len(records) - len(found)))]
 
 
 def test_calls_and_what_it_tells_come_through_in_order(apart: Apart, heard: list[Any]) -> None:
     """If this fails, a learner in its own process learns something else, or its metrics are lost."""
-    apart.restore(b"1000")
-    total, pid = added(apart, bytes([1, 2, 3]))
-    assert (total, pid != os.getpid()) == (1006, True)
-    assert added(apart, bytes([250] * 1_000_000))[0] == 250_001_006
-    assert apart.snapshot(b"") == b"250001006"
-    assert heard == [("total", {"sum": 1006.0}), ("total", {"sum": 250_001_006.0})]
+    assert totals(apart, bytes([1, 2, 3]), bytes([250] * 1_000_000)) == [6, 250_000_006]
+    (_, pid), *others = (*ask(apart, b"\x01"), *ask(apart))
+    assert (pid != os.getpid(), others) == (True, [])
+    assert heard == [("total", {"sum": float(total)}) for total in (6, 250_000_006, 250_000_007)]
+
+
+def test_one_that_takes_long_holds_nobody_up_and_loses_nothing(apart: Apart, tmp_path: Path) -> None:
+    """If this fails, a model in the making stops the decisions, or what came meanwhile is learned twice or never."""
+    assert totals(apart, b"\x05") == [5]
+    early, until = apart.snapshot(b""), tmp_path / "go"
+    slow = str(until).encode()
+    began = time.monotonic()
+    assert ask(apart, slow, *[b"\x01"] * 100) == []
+    busy = apart.snapshot(b"")
+    assert time.monotonic() - began < 10
+    until.touch()
+    expected = [5 + sum(slow) + i for i in range(101)]
+    assert [total for total, _ in come(apart, 101)] == expected
+    for state, total in ((busy, expected[-1]), (apart.snapshot(b""), expected[-1]), (early, 5)):
+        again = Apart(SUM, "spec of it", lambda *_: None, REACH)
+        again.restore(state)
+        come(again, 101 if state == busy else 0)
+        assert totals(again, b"\x02") == [total + 2]
+        again.close(b"")
+
+
+def test_nobody_gets_further_ahead_than_allowed(apart: Apart, tmp_path: Path) -> None:
+    """If this fails, a backfill is decided by models of long ago, and what it has to learn is still to come."""
+    until = tmp_path / "go"
+    assert totals(apart, b"\x05") == [5]
+    assert ask(apart, str(until).encode(), at=5_000) == []
+    assert ask(apart, b"\x01", at=5_000 + REACH) == []
+    timer = threading.Timer(0.5, until.touch)
+    timer.start()
+    found = ask(apart, b"\x01", at=5_001 + REACH)
+    assert until.exists()
+    assert len(found) >= 1
+
+
+def test_a_backlog_is_bounded(apart: Apart, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, what is not learned fast enough fills the memory of a TaskManager and its checkpoints."""
+    monkeypatch.setattr("streaming.apart.BACKLOG", 100_000)
+    records = [b"\x01" * 30_000] * 20
+    assert totals(apart, *records)[-1] == 600_000
+    assert sum(map(len, apart._since)) <= 100_000
 
 
 def test_an_error_there_comes_here_with_its_traceback(apart: Apart) -> None:
     """If this fails, a learner that fails says nothing of why."""
+    assert totals(apart, b"\x07") == [7]
     with pytest.raises(MillraceError, match=r"(?s)in process.*ValueError: found nothing to add"):
-        apart.process(b"")
-    assert added(apart, b"\x07")[0] == 7
-    apart.restore(b"no number")
-    with pytest.raises(MillraceError, match=r"(?s)in restore.*ValueError: invalid literal"):
-        apart.process(b"\x07")
-    bad = Apart(SUM, "bad", lambda *_: None)
-    with pytest.raises(MillraceError, match=r"(?s)ValueError: a bad specification"):
-        bad.process(b"\x07")
-    bad.close(b"")
+        totals(apart, b"")
+    with pytest.raises(MillraceError, match="snapshot"):
+        apart.restore(b"no snapshot")
+    for spec, state, expected in (("bad", b"", "a bad specification"), ("", b"no number", "invalid literal")):
+        bad = Apart(SUM, spec, lambda *_: None, REACH)
+        bad.restore(pack(_Kept(state, [])))
+        with pytest.raises(MillraceError, match=f"(?s)ValueError: {expected}"):
+            totals(bad, b"\x07")
+        bad.close(b"")
 
 
 def test_the_end_of_its_process_is_an_error_of_the_next_call(apart: Apart) -> None:
     """If this fails, a job whose learner was killed hangs, or goes on without it."""
-    os.kill(added(apart, b"\x01")[1], signal.SIGKILL)
+    ask(apart, b"\x01")
+    ((_, pid),) = come(apart, 1)
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(MillraceError, match="ended with exit code -9"):
-        apart.process(b"\x01")
+        totals(apart, b"\x01")
 
 
 def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
@@ -101,9 +174,10 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
     code = (
         f"import sys, os, signal; sys.path[:0] = {sys.path!r}\n"
         "from streaming.apart import Apart\n"
-        f"apart = Apart({SUM!r}, '', print)\n"
-        f"open({str(tmp_path / 'pid')!r}, 'wb').write(apart.process(b'0').split()[1])\n"
-        "apart._send('process', b'hang')\n"
+        f"apart = Apart({SUM!r}, '', print, 0)\n"
+        "from tests.unit.streaming.test_apart import ask, come\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str((ask(apart, b'0') or come(apart, 1))[0][1]))\n"
+        "ask(apart, b'/nowhere')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL

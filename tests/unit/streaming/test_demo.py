@@ -234,7 +234,7 @@ PROMOTED = {"version": "fraud-new-3", "instead": "fraud-1", "labels": 1234, "log
 def taught(days: int) -> frauds.Demo:
     """A demo in which a challenger, always right, is ahead of a champion that never is."""
     show = frauds.Demo(run("fraud"))
-    show.course = course = Course("x-", show.run.workload.model, DRIFTED)
+    show.course = course = Course("x-", show.run.workload.model, BOOK_START, DRIFTED)
     at = BOOK_START
     for number in range(20 * days):
         label, at = number % 5 == 0, BOOK_START + number * DAY // 20
@@ -275,7 +275,7 @@ def test_what_is_learned_twice_is_told(more: int) -> None:
     show = taught(8)
     assert show.course.learned_twice() is None
     assert "too few models" in show.told()[-1]
-    for day, examples in ((2, 500), (5, 560 + more)):  # twenty a day became known between the two
+    for day, examples in ((-1, 400), (2, 500), (5, 560 + more)):  # twenty a day became known between the last two
         detail = {"version": "fraud-new-2", "role": "challenger", "examples": examples}
         show.course.signal(record(0, kind="model", at=BOOK_START + day * DAY, detail=detail))
     assert show.course.learned_twice() == more
@@ -292,6 +292,16 @@ def test_outcomes_are_waited_for() -> None:
     example = {"event": outcomes[0], "at": BOOK_START, "label": True, "label_at": BOOK_START, "scores": {"f-1": 1.0}}
     show.course.example(record(0, **example))
     assert show.owed() == before - 1
+
+
+def test_models_are_waited_for() -> None:
+    """The demo ends before what it published is learned, or waits for a model of which nothing is known."""
+    show = taught(8)  # known from day 1 to before day 9, with a model every third day
+    assert show.owed() == 1
+    for day, owed in ((3, 1), (6, 0)):
+        show.course.signal(record(0, kind="model", at=BOOK_START + day * DAY, detail={"examples": day}))
+        assert show.owed() == owed
+    assert taught(1).owed() == 0
 
 
 @pytest.mark.parametrize("days", [0, 8])

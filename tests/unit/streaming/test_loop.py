@@ -142,7 +142,7 @@ def teach(operator: LearnOperator, records: Sequence[bytes], size: int = 300) ->
     for start in range(0, max(len(records), 1), size):
         part = records[start : start + size]
         request = java.build_request([0] * len(part), [0] * len(part), part, [b""], [b""])
-        for tag, frame in java.parse_response(operator.process(request))[0]:
+        for tag, frame in msgspec.msgpack.decode(operator.process(request), type=list[tuple[int, bytes]]):
             value = java.sink_parts(frame)[1] or b""
             if tag == frames.MODEL:
                 announced.append(decode(value))
