@@ -18,6 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
@@ -64,19 +65,23 @@ class Apart:
         self._asked = deque[tuple[str, int]]()  # each with the event time that was reached, ms; 0 if it reaches none
         self._kept, self._since, self._covered = b"", list[bytes](), 0
         self._outputs: list[tuple[int, bytes]] = []
-        ours, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(interpreter.command(MAIN, NICE), stdin=theirs.fileno())
-        self._channel = Connection(ours.detach())
+        self._channel, self._outbox = Connection(os.dup(self._socket.fileno())), queue.SimpleQueue[bytes]()
+        self._writer = threading.Thread(target=self._write, daemon=True)  # it may not even read
+        self._writer.start()
         self._send("open", f"{opener} {spec}".encode())
 
     def _send(self, method: str, data: bytes, at: int = 0) -> None:
-        try:
-            self._channel.send_bytes(method.encode())
-            self._channel.send_bytes(data)
-        except OSError as error:
-            raise self._ended() from error
+        self._outbox.put(method.encode())
+        self._outbox.put(data)
         self._asked.append((method, at))
+
+    def _write(self) -> None:
+        with suppress(OSError):  # whoever waits for an answer then is told
+            while True:
+                self._channel.send_bytes(self._outbox.get())
 
     def _ended(self) -> MillraceError:
         code = self._process.wait(10)
@@ -145,7 +150,11 @@ class Apart:
 
     def close(self, _: bytes) -> bytes:
         """End the process."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._outbox.put(b"")
+        self._writer.join()
         self._channel.close()
+        self._socket.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

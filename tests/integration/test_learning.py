@@ -1,9 +1,12 @@
 """The learning loop on a cluster: outcomes become examples, examples models, and models serve, whatever is killed."""
 
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +16,48 @@ from schemas.models import decode
 from schemas.topics import MODELS
 from streaming import kafka
 from streaming.commands.models import publish
-from streaming.simulator import Spec
+from streaming.simulator import DAY, Spec
 from streaming.workloads import Reference
 from tests.world import Data, World, wait
 
 pytestmark = pytest.mark.services
 Make = Callable[..., World]
 LEARNS = Reference("fraud", set={"learn": "true"})
+
+
+def told(job: World, kind: str) -> list[Any]:
+    """Signals of one kind."""
+    return [signal for signal in map(json.loads, job.everything(job.topics.signals)) if signal["kind"] == kind]
+
+
+def made(job: World) -> dict[tuple[int, str], int]:
+    """Examples that each model had learned, by time and version; what was said while learning was late may be said
+    twice."""
+    return {(s["at"], s["detail"]["version"]): s["detail"]["examples"] for s in told(job, "model")}
+
+
+def learned_once(job: World, data: Data, models: int) -> int:
+    """Assert that every outcome that is known became one example and was learned once, by so many models at least;
+    returns the event time of the newest event, ms."""
+    newest: int = max(json.loads(event)["at"] for event in data.events)
+    known = {o["event"]: o["at"] for o in map(json.loads, data.outcomes) if o["at"] < newest}
+    labels = {o["event"]: o["label"] for o in map(json.loads, data.outcomes)}
+    wait(
+        lambda: len({e["event"] for e in map(json.loads, job.everything(job.topics.examples))}) >= len(known),
+        60,
+        "examples",
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for example in map(json.loads, job.everything(job.topics.examples)):
+        assert found.setdefault(example["event"], example)["label"] == example["label"]
+        assert example["label"] == labels[example["event"]]
+        assert example["label_at"] == known[example["event"]]
+    assert found.keys() == known.keys()
+    wait(lambda: len(made(job)) >= models, 60, "models")
+    assert not told(job, "refused")
+    for (at, _), examples in made(job).items():
+        assert examples == sum(time < at for time in known.values()), "an example was lost, or learned twice"
+    return newest
 
 
 def test_loop_with_kills(world: Make) -> None:
@@ -34,34 +72,7 @@ def test_loop_with_kills(world: Make) -> None:
         job.kill("taskmanager-0")
         job.mend()
     job.decided(data.expected)
-    times = {json.loads(event)["id"]: json.loads(event)["at"] for event in data.events}
-    newest = max(times.values())
-    known = {o["event"]: o["at"] for o in map(json.loads, data.outcomes) if o["at"] < newest}
-    labels = {o["event"]: o["label"] for o in map(json.loads, data.outcomes)}
-    wait(
-        lambda: len({e["event"] for e in map(json.loads, job.everything(job.topics.examples))}) >= len(known),
-        60,
-        "examples",
-    )
-    found: dict[str, dict[str, Any]] = {}
-    for example in map(json.loads, job.everything(job.topics.examples)):
-        assert found.setdefault(example["event"], example)["label"] == example["label"]
-        assert example["label"] == labels[example["event"]]
-        assert example["label_at"] == known[example["event"]]
-    assert found.keys() == known.keys()
-
-    def told(kind: str) -> list[Any]:
-        return [signal for signal in map(json.loads, job.everything(job.topics.signals)) if signal["kind"] == kind]
-
-    def made() -> dict[tuple[int, str], int]:
-        """Examples that each model had learned; what was said while learning was late may be said twice."""
-        return {(s["at"], s["detail"]["version"]): s["detail"]["examples"] for s in told("model")}
-
-    wait(lambda: len(made()) >= 10, 60, "models")
-    assert not told("refused")
-    for (at, _), examples in made().items():
-        assert examples == sum(time < at for time in known.values()), "an example was lost, or learned twice"
-
+    newest = learned_once(job, data, 10)
     name = job.topics.name
     registry = Registry(str(job.settings.home / "models"))
 
@@ -89,6 +100,44 @@ def test_loop_with_kills(world: Make) -> None:
 
     later = count(1)
     wait(scored, 60, "a challenger to be scored")
+
+
+def learner(job: World) -> int:
+    """The id of the process that learns."""
+    parent = next(part.pid for part in job.services.parts if part.name == "taskmanager-0")
+    children = " ".join(path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children")).split()
+    (found,) = [pid for pid in map(int, children) if "apart.main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return found
+
+
+def test_a_learner_that_hangs(world: Make) -> None:
+    """If this fails, decisions wait for a learner that takes long, or a crash meanwhile makes it learn twice, or
+    never."""
+    data = Data.simulated(Spec(cards=300, terminals=600, days=24))
+    job = world(reference=Reference("fraud", set={"learn": "true", "compile": "4d"}))
+    job.deploy()
+    begin = json.loads(data.events[0])["at"] // DAY * DAY
+
+    def of(lines: list[bytes], since: int, until: int) -> list[bytes]:
+        return [line for line in lines if begin + since * DAY <= json.loads(line)["at"] < begin + until * DAY]
+
+    job.publish(of(data.events, 0, 12), of(data.outcomes, 0, 12))
+    job.reach(len(of(data.events, 0, 12)))
+    wait(lambda: any(at > begin + 8 * DAY for at, _ in made(job)), 60, "models")  # it is less than one behind
+    pid = learner(job)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        job.publish(of(data.events, 12, 14), of(data.outcomes, 12, 14))
+        job.reach(len(of(data.events, 0, 14)))
+        before = job.checkpoints()
+        wait(lambda: job.checkpoints() >= before + 3, 30, "checkpoints beside a learner that hangs")
+        job.kill("taskmanager-0")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    job.mend()
+    job.publish(of(data.events, 14, 99), of(data.outcomes, 14, 99))
+    job.decided(data.expected)
+    learned_once(job, data, 8)
 
 
 def test_promotion_by_hand(world: Make, data: Data) -> None:
