@@ -63,7 +63,7 @@ class Apart:
     def __init__(self, opener: str, spec: str, told: Told, reach: int):
         self._told, self._reach, self._newest = told, reach, 0
         self._asked = deque[tuple[str, int]]()  # each with the event time that was reached, ms; 0 if it reaches none
-        self._kept, self._since, self._covered = b"", list[bytes](), 0
+        self._keep(b"", [])
         self._outputs: list[tuple[int, bytes]] = []
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -101,9 +101,12 @@ class Apart:
             if method == "process":
                 self._outputs += _outputs(answer)
             elif method == "snapshot":
-                self._kept, self._since, self._covered = answer, self._since[self._covered :], 0
+                self._keep(answer, self._since[self._covered :])
             for words in said:
                 self._told(*words)
+
+    def _keep(self, snapshot: bytes, since: list[bytes]) -> None:
+        self._kept, self._since, self._size, self._covered = snapshot, since, sum(map(len, since)), 0
 
     def _cover(self) -> None:
         """Have a snapshot taken of what was asked so far, unless one is on its way."""
@@ -117,11 +120,12 @@ class Apart:
         prompt = not self._asked
         if len(request.slot):
             self._since.append(buffer)
+            self._size += len(buffer)
             self._learn(request)
         self._hear(WAIT if prompt else 0.0)
-        while any(0 < at < self._newest - self._reach for _, at in self._asked):
+        while next((at for _, at in self._asked if at), self._newest) < self._newest - self._reach:
             self._hear(WAIT)
-        while sum(map(len, self._since)) > BACKLOG:
+        while self._size > BACKLOG:
             self._cover()
             self._hear(WAIT)
         tags, outputs = bytes(tag for tag, _ in self._outputs), [frame for _, frame in self._outputs]
@@ -136,13 +140,14 @@ class Apart:
         """What a checkpoint keeps."""
         prompt = not self._asked
         self._cover()
-        self._hear(WAIT if prompt else 0.0)
+        if prompt:  # else answers may be heard that no checkpoint has, and nobody has been told
+            self._hear(WAIT)
         return pack(_Kept(self._kept, self._since))
 
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot; what is wrong with it, a later call says: this one waits for nothing."""
         state = unpack(snapshot, _Kept)
-        self._kept, self._since = state.snapshot, state.since
+        self._keep(state.snapshot, state.since)
         if self._kept:
             self._send("restore", self._kept)
         for request in self._since:
@@ -184,7 +189,7 @@ def main() -> None:
             failure = traceback.format_exc()
         try:
             channel.send_bytes(_pack((failure, answer, said)))
-        except BrokenPipeError:
+        except OSError:
             return  # whoever asked is gone
         said.clear()
 

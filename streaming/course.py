@@ -140,12 +140,11 @@ class Course:
         """Note a signal."""
         signal = self._signal.decode(record.value or b"")
         kind, at, detail = signal.kind, signal.at, signal.detail
-        if kind in ("model", "refused"):
-            self._made = max(self._made, at)
         if kind == "model":
             self.models += 1
             if "by" not in detail and at >= self._start:  # others are made between two batches, or of an earlier run
                 self._counts.append((detail["examples"], at))
+                self._made = max(self._made, at)
         elif kind == "refused":
             self.refused += 1
         elif kind in ("promote", "rollback", "champion"):

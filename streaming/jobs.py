@@ -1,10 +1,12 @@
 """Plan → job: deploying a workload to a Flink cluster, and stopping it so that it can go on where it was."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -170,6 +172,7 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
     if fresh:
         _remember(settings, deployment.name, None)
     savepoint, before = newest(deployment.name, settings), overrides(deployment.name, settings)
+    _complete(savepoint, _record(settings, f"{deployment.name}.from"))
     try:
         id = flink.submit(to_job(deployment, stack.kafka, settings, savepoint), stack.flink)
     except MillraceError as error:
@@ -198,6 +201,27 @@ def newest(name: str, settings: Settings) -> str | None:
     return checkpoint.as_uri() if checkpoint is not None and taken > since else savepoint
 
 
+def _complete(start: str | None, record: Path) -> None:
+    """Give the checkpoint `start` the files of what its job went on from, which `record` says, and note `start` there.
+
+    Until a job has written its whole state anew, its checkpoints name files of the savepoint that it began with as if
+    they lay beside them (FLINK-39964); a JobManager knows better for as long as it lives.
+    """
+    if start is None:
+        record.unlink(missing_ok=True)
+        return
+    folder, before = Path(unquote(urlsplit(start).path)), record.read_text() if record.exists() else ""
+    if before and folder.name.startswith("chk-"):
+        for file in Path(before).glob("*-*"):  # each is named by a UUID
+            try:
+                (folder / file.name).hardlink_to(file)
+            except FileExistsError:
+                continue
+            except OSError:  # on another disk
+                shutil.copyfile(file, folder / file.name)
+    record.write_text(str(folder))
+
+
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
     """When each checkpoint below `folder` was taken, and where it is. Flink names `_metadata` last: those are whole."""
     for metadata in folder.glob("*/chk-*/_metadata"):
@@ -210,14 +234,29 @@ def stop(name: str, stack: Stack, settings: Settings, folder: str | None = None)
 
     A job that recovers from a crash is waited for; MillraceError with the cause where it does not recover.
     """
+    job = _running(name, stack)
+    target = folder or (settings.home / "savepoints" / name).as_uri()
+    try:
+        savepoint = _savepoint(stack.flink, job.id, target)
+    except MillraceError as error:
+        way = f"`millrace stop {name} --cancel` ends it without one; the next deploy goes on from its last checkpoint"
+        raise type(error)(f"{error}; {way}") from error
+    _remember(settings, name, savepoint)
+    return savepoint
+
+
+def cancel(name: str, stack: Stack, settings: Settings) -> str | None:
+    """End job `name` as it is; returns the savepoint or checkpoint that the next deploy goes on from."""
+    flink.cancel(stack.flink, _running(name, stack).id)
+    return newest(name, settings)
+
+
+def _running(name: str, stack: Stack) -> flink.Running:
     job = running(stack.flink, name)
     if job is None:
         ended = ", ".join(f"{j.name} {j.state}" for j in flink.jobs(stack.flink)) or "none at all"
         raise DefinitionError(f"no job {name!r} runs on {stack.flink}; it knows {ended}")
-    target = folder or (settings.home / "savepoints" / name).as_uri()
-    savepoint = _savepoint(stack.flink, job.id, target)
-    _remember(settings, name, savepoint)
-    return savepoint
+    return job
 
 
 def _savepoint(address: str, job: str, folder: str) -> str:

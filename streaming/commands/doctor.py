@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from streaming import jars, parts, settings, stack
+from streaming import flink, jars, parts, settings, stack
 from streaming.settings import Settings
 
 
@@ -30,7 +30,7 @@ class Finding:
 def examine(chosen: Settings) -> list[Finding]:
     """Every check, none of which changes or starts anything that lasts."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        _python, _packages, _java, _jars, _memory, _variables, _processes, _elsewhere, _devices,
+        _python, _packages, _java, _jars, _memory, _variables, _processes, _elsewhere, _jobs, _devices,
     )  # fmt: skip
     return [finding for check in checks for finding in check(chosen)]
 
@@ -126,6 +126,19 @@ def _elsewhere(chosen: Settings) -> Iterator[Finding]:
             well = stack.answers({"redis": "valkey", "flink": "jobmanager"}.get(name, name), address)
             found = f"{address} {'answers' if well else 'does not answer'}"
             yield Finding(f"MILLRACE_{name.upper()}", well, found, f"unset MILLRACE_{name.upper()}, or start it")
+
+
+def _jobs(chosen: Settings) -> Iterator[Finding]:
+    """Jobs that fail again and again, and those that don't."""
+    found = next((part.address for part in stack.status(chosen) if part.name == "jobmanager" and part.healthy), None)
+    if found is None:
+        return
+    address = found if "//" in found else f"http://{found}"
+    for job in flink.jobs(address):
+        if job.state not in flink.TERMINAL:
+            why = f": {flink.failure(address, job.id)}" if job.state == "RESTARTING" else ""
+            mend = f"millrace stop {job.name} --cancel, then mend it and deploy it again"
+            yield Finding(f"job {job.name}", not why, f"{job.state}{why}", mend)
 
 
 def _devices(chosen: Settings) -> Iterator[Finding]:

@@ -106,9 +106,12 @@ def stop_command(
     workload: Name,
     flink: Flink = None,
     savepoints: Annotated[str | None, typer.Option(metavar="URI", help="Folder for the savepoint.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Take none: its last checkpoint counts.")] = False,
     as_json: Json = False,
 ) -> None:
     """Stop the job of a workload with a savepoint; the next deploy goes on from there. Waits for a job that recovers.
+
+    One that fails for ever takes no savepoint: --cancel ends it, and the next deploy goes on from its last checkpoint.
 
     Example: millrace stop fraud
     """
@@ -118,5 +121,8 @@ def stop_command(
     settings, services_ = services(flink)
     name = load(workload).name
     with options.err.status(f"stopping {name}"):
-        savepoint = jobs.stop(name, services_, settings, savepoints)
+        if cancel:
+            savepoint = jobs.cancel(name, services_, settings)
+        else:
+            savepoint = jobs.stop(name, services_, settings, savepoints)
     options.show({"name": name, "savepoint": savepoint}, as_json, f"{name} is stopped; savepoint {savepoint}")

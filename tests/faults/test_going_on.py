@@ -10,8 +10,9 @@ import pytest
 import streaming.workloads.fraud
 from schemas.errors import DefinitionError, MillraceError
 from streaming import flink, jobs
+from streaming.commands.doctor import _jobs
 from streaming.workloads import Reference
-from tests.world import Data, World, wait
+from tests.world import FRAUD, Data, World, wait
 
 pytestmark = pytest.mark.services
 Make = Callable[..., World]
@@ -39,6 +40,29 @@ def test_stop_and_go(world: Make, data: Data) -> None:
     job.publish(data.events[2 * third :])
     job.deploy(variant('mean("amount", *WINDOWS)', 'mean("amount", *WINDOWS, "60d")'))
     assert job.finish(data.expected) == 0
+
+
+def test_lost_soon_after_a_savepoint(world: Make, data: Data) -> None:
+    """If this fails, a job whose JobManager dies within minutes of a deploy from a savepoint can go on from nothing."""
+    job = world()
+    third = len(data.events) // 3
+    job.publish(data.events[:third], data.outcomes)
+    job.deploy()
+    job.decided({json.loads(event)["id"]: b"" for event in data.events[:third]})
+    job.stop()
+    for number in (third + 1000, third + 2000):
+        job.deploy()
+        job.publish(data.events[number - 1000 : number])
+        job.decided({json.loads(event)["id"]: b"" for event in data.events[:number]})
+        before = job.checkpoints()
+        wait(lambda before=before: job.checkpoints() > before, 30, "a checkpoint")
+        job.close()
+        wait(lambda: jobs.running(job.services.flink, job.name) is None, 30, "the end of the job")
+    job.publish(data.events[number:])
+    found = job.deploy().savepoint
+    assert found is not None
+    assert "/chk-" in found
+    job.finish(data.expected)
 
 
 def test_newest_state(world: Make, data: Data) -> None:
@@ -83,13 +107,18 @@ def test_stop_while_it_recovers(world: Make, data: Data) -> None:
 
 
 def test_stop_of_what_does_not_recover(world: Make, data: Data) -> None:
-    """If this fails, stopping a job that fails for ever waits for it, or keeps the reason to itself."""
+    """If this fails, stopping a job that fails for ever waits for it, or keeps the reason to itself, as doctor does; or
+    there is no way on from it."""
     job = world()
     job.deploy(variant("night=lambda f: f.hour <= 6,", "night=lambda f: (f.hour <= 6) if f.at[0] < 1e9 else 1 / 0,"))
     job.publish(data.events[:10])
     wait(lambda: "ZeroDivisionError" in job.failure(), 30, "the reason")
-    with pytest.raises(MillraceError, match="ZeroDivisionError"):
+    wait(lambda: "ZeroDivisionError" in "".join(f.found for f in _jobs(job.settings) if not f.well), 30, "a finding")
+    with pytest.raises(MillraceError, match=r"(?s)ZeroDivisionError.*--cancel"):
         job.stop()
+    jobs.cancel(job.name, job.services, job.settings)
+    job.deploy(FRAUD)
+    job.reach(10)
 
 
 def test_refused_before_the_cluster(world: Make) -> None:

@@ -124,6 +124,22 @@ def test_one_that_takes_long_holds_nobody_up_and_loses_nothing(apart: Apart, tmp
         again.close(b"")
 
 
+def test_what_was_said_is_in_a_checkpoint_or_told(apart: Apart, tmp_path: Path) -> None:
+    """If this fails, a model that was announced while a checkpoint was taken is never announced after a crash."""
+    until = tmp_path / "go"
+    slow = str(until).encode()
+    assert ask(apart, slow) == []
+    apart.snapshot(b"")
+    assert ask(apart) == []
+    until.touch()
+    assert apart._channel.poll(10)
+    time.sleep(0.3)
+    again = Apart(SUM, "spec of it", lambda *_: None, REACH)
+    again.restore(apart.snapshot(b""))
+    assert come(again, 1)[0][0] == sum(slow)
+    again.close(b"")
+
+
 def test_nobody_gets_further_ahead_than_allowed(apart: Apart, tmp_path: Path) -> None:
     """If this fails, a backfill is decided by models of long ago, and what it has to learn is still to come."""
     until = tmp_path / "go"
