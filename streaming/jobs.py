@@ -178,9 +178,11 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
     except MillraceError as error:
         if savepoint is None or before is None or "not available in the new program" not in str(error):
             raise
+        other = before != deployment.reference.set
+        changed = f"it ran with {as_options(before)}" if other else "its definition has changed"
         raise DefinitionError(
-            f"deploy {deployment.name}: found stages in {savepoint} that it has not now, as it ran with "
-            f"{as_options(before)}; expected the same again, or --fresh, which begins with the oldest event"
+            f"deploy {deployment.name}: found stages in {savepoint} that it has not now, as {changed}; expected "
+            "the same again, or --fresh, which begins with the oldest event"
         ) from error
     _overrides(settings, deployment.name).write_text(json.dumps(deployment.reference.set))
     try:

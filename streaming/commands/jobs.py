@@ -1,5 +1,6 @@
 """Commands on workloads and their jobs: list, describe, deploy, stop."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ from streaming.commands import options
 from streaming.commands.options import Json, Name, Set
 
 if TYPE_CHECKING:
+    from streaming.jobs import Deployment
     from streaming.settings import Settings
     from streaming.stack import Stack
 
@@ -98,8 +100,19 @@ def deploy_command(
     text = f"{deployment.name} runs {origin}; job {deployed.id}, {services_.flink}\n"
     if deployed.savepoint and before is not None and before != now:
         text += f"it ran with {jobs.as_options(before)}, and now with {jobs.as_options(now)}\n"
+    text += _decides(deployment, settings)
     text += f"Next: millrace publish {workload} --events FILE, millrace tail {workload}"
     options.show(result, as_json, text)
+
+
+def _decides(deployment: "Deployment", settings: "Settings") -> str:
+    """Who decides where that is not the model of the definition, in words."""
+    from models.registry import Registry
+
+    workload, registry = deployment.plan.workload, Registry(str(settings.home / "models"))
+    own, champion = workload.model.version, registry.aliases(deployment.name).champion
+    said = f"{champion} decides, the champion of the registry; the model of the definition is {own}\n"
+    return said if workload.learning is not None and champion not in (None, own) else ""
 
 
 def stop_command(
@@ -121,8 +134,7 @@ def stop_command(
     settings, services_ = services(flink)
     name = load(workload).name
     with options.err.status(f"stopping {name}"):
-        if cancel:
-            savepoint = jobs.cancel(name, services_, settings)
-        else:
-            savepoint = jobs.stop(name, services_, settings, savepoints)
-    options.show({"name": name, "savepoint": savepoint}, as_json, f"{name} is stopped; savepoint {savepoint}")
+        ended = jobs.cancel if cancel else partial(jobs.stop, folder=savepoints)
+        savepoint = ended(name, services_, settings)
+    what = "cancelled; it was last whole in" if cancel else "stopped; savepoint"
+    options.show({"name": name, "savepoint": savepoint}, as_json, f"{name} is {what} {savepoint}")
