@@ -96,9 +96,11 @@ class Replay:
         self._refit = Refit(self.teacher, plan, refit) if self.teacher and refit else None
         self._lineup = self.teacher.lineup if self.teacher else None
         self._sessions: dict[str, Session] = {}
+        self._newest = 0
 
     def run(self, events: Iterable[bytes], outcomes: Iterable[bytes]) -> Iterator[Step]:
-        """Decide `events`, JSON values in order, with `outcomes` in any order."""
+        """Decide `events`, JSON values in order, with `outcomes` in any order. At the end, what was known before the
+        newest event is learned; what is signalled then comes in a step without events."""
         truth = Outcomes(self.plan, outcomes, self._now) if self._joiner or self.teacher else None
         self._lessons = Lessons(self.plan, truth.all) if truth and self.teacher else None
         gc.freeze()  # millions of outcomes, which stay: no collection of garbage need look at them
@@ -106,11 +108,15 @@ class Replay:
         for values in _chunks(events, CHUNK):
             yield self._step(values, truth, number, refused)
             refused, number = [], number + len(values)
+        if signals := self._learn(self._newest):  # what the last chunk was too early for
+            none, _ = self._intake([], np.empty(0, np.int64))
+            yield Step(none, self._decider(none), (), 0, signals)
 
     def _step(self, values: list[bytes], truth: "Outcomes | None", number: int, refused: list[Refused]) -> Step:
         events, dead = self._intake(values, np.full(len(values), self._now))
         labels: list[Label] = []
         signals = self._learn(int(events.at.min())) if len(events.ids) else []
+        self._newest = max(self._newest, int(events.at.max(initial=0)))
         if truth is not None and self._joiner is not None and len(events.ids):
             known = truth.before(int(events.at.max()))
             labels = self._joiner.events(events, self._pending, events.ids)
@@ -128,7 +134,7 @@ class Replay:
         return Step(events, decided, [*refused, *_refused("events", number, values, dead)], duplicates, signals)
 
     def _learn(self, before: int) -> list[Signal]:
-        """Learn what was known before the first event of a chunk, and let serve whom that made better."""
+        """Learn what was known before `before`, the first event of a chunk, and let serve whom that made better."""
         lessons = self._lessons.before(before) if self._lessons else []
         if self.teacher is None or not lessons:
             return []

@@ -180,6 +180,20 @@ def test_no_decision_knows_what_came_after_it(monkeypatch: pytest.MonkeyPatch) -
     assert any(mine != theirs for _, _, _, (mine, theirs) in pairs[len(before) :])
 
 
+@pytest.mark.parametrize("chunk", [100, 100_000])
+def test_what_was_known_at_the_end_is_learned(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """If this fails, a replay never learns of its last events, and nothing of a small file, or of what came later."""
+    monkeypatch.setattr("streaming.replay.CHUNK", chunk)
+    at = {event["id"]: event["at"] for event in map(json.loads, world()[0])}
+    outcomes = list(map(json.loads, world()[1]))
+    known = sum(max(outcome["at"], at[outcome["event"]]) < max(at.values()) for outcome in outcomes)
+    replay, steps = ran(fraud(presume=None), world()[1])
+    assert replay.teacher is not None
+    assert known == replay.teacher.counts["examples"] + len(replay.teacher._waiting) > 3000
+    assert "model" in [signal.kind for step in steps for signal in step.signals]
+    assert sum(len(step.events.ids) for step in steps) == len(at)
+
+
 def test_trees_are_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--refit` fits nothing, too early, or its trees are never scored."""
     monkeypatch.setattr("streaming.replay.CHUNK", 300)
