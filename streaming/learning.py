@@ -6,6 +6,7 @@ shadow; what is better by the declared test becomes champion. `streaming.teacher
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,12 @@ def learning(
     cap        most outcomes of one source in a day of event time; None: any number
     exploration  share of the events with the last action of the policy that are decided by chance
     """
+    given = dict(locals())
+    for name, kind in get_type_hints(learning).items():
+        if name in given and not isinstance(given[name], int | float if kind is float else kind):
+            usual = learning.__kwdefaults__[name]
+            expected = f"{kind.__name__ if isinstance(kind, type) else kind}, such as {usual!r}"
+            raise DefinitionError(f"learning({name}={given[name]!r}): expected {expected}")
     if not 0 < share <= 1:
         raise DefinitionError(f"learning(share={share!r}): expected a share above 0 and at most 1, such as 0.2")
     if cap is not None and cap < 1:

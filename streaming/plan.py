@@ -3,7 +3,7 @@
 Pure and printable (`millrace describe`); the runners execute it and add nothing to it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,8 @@ from streaming.workload import Column, Columns, Derive, Enrich, Expression, Work
 
 I64 = NDArray[np.int64]
 DAY = 86_400_000
+
+ARRAYS = "expected an expression over arrays, of one value for each event, as np.where(f.amount > 100, 1, 0)"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Plan:
             if names:
                 lines.append(f"  {title:<10}{', '.join(names)}")
         lines.append(f"  score     {w.model.version} on {len(w.model.features)} features")
+        if w.learning is not None:
+            lines.append(f"  learn     {', '.join(learner.name for learner in w.learners) or 'nothing: no learners='}")
         lines.append(f"  decide    {' / '.join(w.policy.actions)} → {w.topics.decisions} within {w.budget}")
         return "\n".join(lines)
 
@@ -131,7 +135,7 @@ def plan(workload: Workload) -> Plan:
 
 
 def _check_columns(plan: Plan) -> None:
-    """Evaluate every expression once, on one row of ones."""
+    """Names that are there, each once, expressions that work on them, and learners that start on them."""
     where = f"workload {plan.workload.name!r}"
     doubled = sorted({name for name in plan.names if plan.names.count(name) > 1})
     if doubled:
@@ -139,7 +143,42 @@ def _check_columns(plan: Plan) -> None:
     for name in plan.workload.inputs:
         if name not in plan.names:
             raise DefinitionError(f"{where}: inputs: found {name!r}, expected one of {', '.join(plan.names)}")
-    derive_columns(plan, np.ones(1, np.int64), np.ones((1, len(plan.names))))
+    _check_derived(plan, where)
+    rule = plan.workload.learning
+    for setting, name in () if rule is None else (("segment", rule.segment), ("amount", rule.amount)):
+        if name is not None and name not in plan.names:
+            found = f"found {name!r}, which is no numeric column"
+            raise DefinitionError(f"{where}: learning({setting}=…): {found}; expected one of {', '.join(plan.names)}")
+    for learner in plan.workload.learners:
+        try:
+            learner.start(plan.workload.inputs or plan.names)
+        except DefinitionError as error:
+            raise DefinitionError(f"{where}: learners: {error}") from error
+
+
+def _check_derived(plan: Plan, where: str) -> None:
+    """Evaluate every expression on two different rows, and on each alone: how events are batched must not matter."""
+    checked = replace(plan, derived=tuple((name, _whole(expression)) for name, expression in plan.derived))
+    at, rows = np.array([0, DAY * 3 // 2]), np.repeat([[1.0], [2.0]], len(plan.names), axis=1)
+    both = derive_columns(checked, at, rows.copy())
+    alone = np.concatenate([derive_columns(checked, at[i : i + 1], rows[i : i + 1].copy()) for i in (0, 1)])
+    for name, beside, single in zip(plan.names, both.T, alone.T, strict=True):
+        if not np.allclose(beside, single, rtol=1e-9):
+            found = f"found {beside.tolist()} for two events and {single.tolist()} for each alone"
+            raise DefinitionError(f"{where}: derive({name}=…): {found}; {ARRAYS}")
+
+
+def _whole(expression: Expression) -> Expression:
+    """`expression`, if what it gives is a number or one for each row; a shorter array would be spread over all."""
+
+    def checked(columns: Columns) -> Column | NDArray[np.bool_]:
+        found = expression(columns)
+        if found is None or np.shape(found) not in ((), columns.at.shape):
+            what = "None" if found is None else f"shape {np.shape(found)} where there are {len(columns.at)} events"
+            raise DefinitionError(f"found {what}; {ARRAYS}")
+        return found
+
+    return checked
 
 
 def check_model(plan: Plan) -> None:
@@ -172,7 +211,9 @@ class _Namespace(Columns):
         if name == "weekday":
             return ((self._at // DAY + 3) % 7).astype(np.float64)  # the epoch was a Thursday
         known = (*self._plan.names[: self._there], "at", "hour", "weekday")
-        raise DefinitionError(f"found no feature {name!r}, expected one of {', '.join(known)}")
+        kind = self._plan.workload.kind(name)
+        about = f" (field {name!r} of an event is a {kind}, not a number)" if kind else ""
+        raise DefinitionError(f"found no feature {name!r}{about}, expected one of {', '.join(known)}")
 
 
 def derive_columns(plan: Plan, at: I64, columns: Column) -> Column:
@@ -183,8 +224,11 @@ def derive_columns(plan: Plan, at: I64, columns: Column) -> Column:
             namespace._there = i
             try:
                 columns[:, i] = expression(namespace)
-            except (DefinitionError, TypeError, ValueError) as error:
+            except DefinitionError as error:
                 raise DefinitionError(f"workload {plan.workload.name!r}: derive({name}=…): {error}") from error
+            except Exception as error:  # the author's own expression
+                what = f"{type(error).__name__}: {error}; {ARRAYS}"
+                raise DefinitionError(f"workload {plan.workload.name!r}: derive({name}=…): {what}") from error
             keep_finite(columns, i)
     return columns
 

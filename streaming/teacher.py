@@ -113,9 +113,6 @@ class Teacher:
         self._workload, self._own = workload.name, workload.model.version
         self.inputs = workload.inputs or plan.names
         extra = tuple(name for name in (self.rule.segment, self.rule.amount) if name is not None)
-        if unknown := [name for name in extra if name not in plan.names]:
-            found = f"found no column {unknown[0]!r}, expected one of {', '.join(plan.names)}"
-            raise DefinitionError(f"workload {workload.name!r}: learning(segment, amount): {found}")
         self._columns = [plan.names.index(name) for name in (*self.inputs, *extra)]
         self._declared = workload.learners
         self.made = {f"{workload.name}-{name}" for name in (*(learner.name for learner in self._declared), "refit")}

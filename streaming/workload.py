@@ -137,26 +137,40 @@ class Workload:
             )
         if not isinstance(self.model, Artifact | Native):
             raise DefinitionError(f"{where}: model: found {self.model!r}, expected one, as pretrained({self.name!r})")
-        if self.learners and self.learning is None:
-            raise DefinitionError(
-                f"{where}: learners: expected learning=learning(…) beside them: it says how they learn"
-            )
-        if self.learning is not None and self.outcome is None:
-            raise DefinitionError(f"{where}: learning: expected outcome=, the type of what is learned from")
+        if not callable(getattr(self.policy, "decide", None)):
+            one = 'one, as thresholds(review=0.5, degraded="review")'
+            raise DefinitionError(f"{where}: policy: found {self.policy!r}, expected {one}")
         for name in ("budget", "skew", "ttl"):
             try:
                 duration(getattr(self, name))
             except DefinitionError as error:
                 raise DefinitionError(f"{where}: {name}: {error}") from error
-        if self.learning is not None and self.learning.horizon > duration(self.ttl):
+        self._check_learning(where)
+        self._check_features(where)
+
+    def _check_learning(self, where: str) -> None:
+        _each(f"{where}: learners", self.learners, lambda one: callable(getattr(one, "start", None)), "Logistic()")
+        names = [learner.name for learner in self.learners]
+        if len(set(names)) < len(names):
+            raise DefinitionError(f'{where}: learners: found names {names}, expected different ones, as name="slow"')
+        if self.learning is None and not self.learners:
+            return
+        if not isinstance(self.learning, Learning):
+            found = f"found {self.learning!r}, expected learning=learning(…)"
+            raise DefinitionError(f"{where}: learners, learning: {found}: it says how they learn")
+        if self.outcome is None:
+            raise DefinitionError(f"{where}: learning: expected outcome=, the type of what is learned from")
+        if self.learning.horizon > duration(self.ttl):
             days = -(-self.learning.horizon // duration("1d"))
             raise DefinitionError(
                 f"{where}: learning: found a horizon longer than ttl={self.ttl!r}: a decision would be forgotten while "
                 f'it waits for its outcome; expected ttl="{days}d" or more, or learning(horizon="{self.ttl}")'
             )
-        self._check_features(where)
 
     def _check_features(self, where: str) -> None:
+        kinds = Keyed | Tracked | Derive | Enrich
+        _each(f"{where}: features", self.features, lambda one: isinstance(one, kinds), 'by("card", count("1d"))')
+        _each(f"{where}: inputs", self.inputs, lambda one: isinstance(one, str), '"amount"')
         if not self.blocks:
             raise DefinitionError(
                 f'{where}: features: found no by(…), expected at least one, as by("card", count("1d"))'
@@ -217,6 +231,11 @@ class Workload:
         """Text fields of an event, `id` left out: its possible entities."""
         return tuple(f.name for f in self._described if isinstance(f.type, msgspec.inspect.StrType))
 
+    def kind(self, name: str) -> str | None:
+        """What a field of an event is that is no number, such as "bool"; None where there is no such field."""
+        kinds = {field.name: type(field.type).__name__ for field in self._described}
+        return kinds[name].removesuffix("Type").lower() if name in kinds else None
+
     @cached_property
     def _described(self) -> tuple[msgspec.inspect.Field, ...]:
         info = msgspec.inspect.type_info(self.event)
@@ -227,3 +246,12 @@ class Workload:
     def topics(self) -> Topics:
         """Names of the topics of the workload."""
         return Topics(self.name)
+
+
+def _each(where: str, found: object, good: Callable[[object], bool], one: str) -> None:
+    """DefinitionError where `found` is no tuple of what is `good`, such as `one`."""
+    if not isinstance(found, tuple | list):
+        raise DefinitionError(f"{where}: found {found!r}, expected a tuple, as ({one},): mind the comma")
+    for value in found:
+        if isinstance(value, type) or not good(value):
+            raise DefinitionError(f"{where}: found {value!r} in it, expected such as {one}")

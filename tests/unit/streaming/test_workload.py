@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from models import pretrained
+from models.learners import AdaptiveForest, Logistic
 from models.policy import thresholds
 from operators import by, count, label_rate, mean
 from schemas.errors import DefinitionError
 from schemas.fraud import FraudOutcome, Transaction
 from streaming.learning import learning
-from streaming.plan import check_model, derive_columns, plan
+from streaming.plan import Plan, check_model, derive_columns, plan
 from streaming.workload import Workload, derive, enrich
 from streaming.workloads import load
 
@@ -28,9 +29,19 @@ def workload(**changes: Any) -> Workload:
     return Workload(**(good | changes))
 
 
-def planned(*features: Any, **changes: Any) -> object:
+def planned(*features: Any, **changes: Any) -> Plan:
     """The plan of a small workload with these features."""
     return plan(workload(features=features, **changes))
+
+
+def derived(expression: Any) -> Callable[[], Plan]:
+    """The plan of a workload with this derived feature, called x."""
+    return lambda: planned(CARD, derive(x=expression))
+
+
+def learns(*learners: Any, **settings: Any) -> Callable[[], Plan]:
+    """The plan of a workload with these learners, which learn as `settings` say."""
+    return lambda: planned(CARD, outcome=FraudOutcome, learners=learners, learning=learning(**settings))
 
 
 CARD = by("card", count("1d"))
@@ -66,7 +77,33 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         ("derive(x=", "'card_cuont_1d'", "card_count_1d"),
     ),
     "derives text": (lambda: planned(CARD, derive(x=lambda f: "a")), ("derive(x=", "'a'")),  # type: ignore[arg-type,return-value]
+    "derives by if": (derived(lambda f: 1.0 if f.amount > 100 else 0.0), ("derive(x=", "ambiguous", "np.where(")),
+    "derives a bool": (derived(lambda f: f.amount > 1 and f.hour > 3), ("derive(x=", "ambiguous", "np.where(")),
+    "derives one number": (derived(lambda f: float(f.amount)), ("derive(x=", "TypeError", "np.where(")),
+    "derives less": (derived(lambda f: f.amount[:1]), ("derive(x=", "shape (1,)", "2 events", "np.where(")),
+    "derives of others": (derived(lambda f: f.amount / f.amount.max()), ("derive(x=", "[0.5, 1.0]", "[1.0, 1.0]")),
+    "derives nothing": (derived(lambda f: None), ("derive(x=", "found None", "np.where(")),
+    "derives no number": (derived(lambda f: 1 / 0), ("derive(x=", "ZeroDivisionError")),
+    "derives of text": (derived(lambda f: f.card), ("derive(x=", "'card'", "is a str, not a number", "amount")),
     "derived twice": (lambda: planned(CARD, derive(amount=lambda f: f.amount)), ("'amount'", "defined twice")),
+    "features without comma": (lambda: workload(features=CARD), ("features", "found Keyed", "expected a tuple")),
+    "fold as feature": (lambda: planned(CARD, count("1d")), ("features", "found Aggregate", 'by("card"')),
+    "policy": (lambda: workload(policy=None), ("policy", "found None", "thresholds(")),
+    "learners without comma": (lambda: workload(learners=Logistic()), ("learners", "found Logistic(", "a tuple")),
+    "learner's class": (learns(Logistic), ("learners", "<class", "Logistic()")),
+    "learner's name": (learns("logistic"), ("learners", "'logistic'", "Logistic()")),
+    "learners of a name": (learns(Logistic(), Logistic(rate=0.2)), ("learners", "['logistic', 'logistic']", "name=")),
+    "learners alone": (lambda: workload(learners=(Logistic(),)), ("learners", "found None", "learning=learning(…)")),
+    "learning": (lambda: workload(learning=True), ("learning", "found True", "learning=learning(…)")),
+    "outcomes to learn from": (lambda: workload(learning=learning()), ("learning", "expected outcome=")),
+    "learner's setting": (learns(AdaptiveForest(features=99)), ("learners", "'forest'", "features=99", "2 inputs")),
+    "segment": (learns(Logistic(), segment="card"), ("learning(segment=…)", "'card'", "amount, card_count_1d")),
+    "amount": (learns(Logistic(), amount="amuont"), ("learning(amount=…)", "'amuont'", "amount, card_count_1d")),
+    "share": (learns(share="0.5"), ("learning(share='0.5')", "expected float", "1.0")),
+    "presumed": (learns(presume="no"), ("learning(presume='no')", "bool | None")),
+    "evaluation": (learns(evaluation={"k": 3}), ("learning(evaluation={'k': 3})", "EvaluationRule | None")),
+    "explored": (learns(exploration=0.1), ("learning(exploration=0.1)", "Exploration | None")),
+    "inputs without comma": (lambda: workload(inputs="amount"), ("inputs", "found 'amount'", "expected a tuple")),
     "inputs": (lambda: planned(CARD, inputs=("amuont",)), ("inputs", "'amuont'", "amount, card_count_1d")),
     "no feature": (lambda: check_model(plan(workload())), ("model fraud-", "'weekend'", "card_count_1d")),
     "no model": (lambda: pretrained("fruad"), ("'fruad'", "shipped are", "fraud", "millrace train")),
@@ -95,6 +132,7 @@ FILE = """
 from __future__ import annotations
 
 from models import pretrained
+from models.learners import AdaptiveForest, Logistic
 from models.policy import thresholds
 from operators import by, count, max_, mean
 from schemas.records import Event, Identifier
@@ -161,9 +199,22 @@ def test_a_workload_is_frozen() -> None:
     assert hash(good.event) == hash(Transaction)
 
 
+@pytest.mark.parametrize("expression", [lambda f: 1, lambda f: f.amount > 1.5, lambda f: np.where(f.hour > 3, 1, 0)])
+def test_expressions_over_arrays_pass(expression: Any) -> None:
+    """If this fails, an author's right expression is refused, or its column depends on the batch."""
+    assert derived(expression)()
+
+
+def test_learning_without_learners_says_so() -> None:
+    """If this fails, who forgot `learners=` waits for models that nobody makes; to evaluate what is trained, it is
+    right."""
+    assert "learn     nothing: no learners=" in learns()().describe()
+    assert "learn     logistic\n" in learns(Logistic())().describe()
+
+
 def test_a_derived_feature_hides_the_hour_from_then_on() -> None:
     """If this fails, an expression reads the hour of the day where a feature before it is called so."""
-    derived = derive(before=lambda f: f.hour, hour=lambda f: f.hour + 30, x=lambda f: f.hour)
-    of = plan(workload(features=(CARD, derived)))
+    expressions = derive(before=lambda f: f.hour, hour=lambda f: f.hour + 30, x=lambda f: f.hour)
+    of = plan(workload(features=(CARD, expressions)))
     columns = derive_columns(of, np.array([3_600_000 * 5]), np.ones((1, len(of.names))))
     assert columns[0, -3:].tolist() == [5.0, 35.0, 35.0]
