@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.artifact import GOLDEN, Artifact, pack
+from schemas.errors import DefinitionError
 
 
 def linear(
@@ -19,6 +20,9 @@ def linear(
     """
     from models import graph  # brings onnx, which commands that only read a workload can do without
 
+    if not weights or not np.isfinite([*weights.values(), bias, *(baseline or {}).values()]).all():
+        found = f"found {dict(weights)}, bias={bias}, baseline={baseline}"
+        raise DefinitionError(f'linear({name!r}, …): {found}, expected finite numbers, as {{"amount": 0.04}}')
     w = np.array(list(weights.values()), np.float64)
     usual = np.array([(baseline or {}).get(f, 0.0) for f in weights], np.float64)
     scale = 1 / np.maximum(np.abs(w) * np.sqrt(max(len(w), 1)), 1e-3)  # golden rows over the sigmoid's whole range

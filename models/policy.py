@@ -101,10 +101,10 @@ def thresholds(*, degraded: str, otherwise: str = "approve", reasons: int = 3, *
     `levels` are the least scores of their actions, `otherwise` the action below all of them, `degraded` the action
     of a degraded decision, and `reasons` how many reasons an alerted decision names.
     """
+    for action, level in levels.items():
+        if not isinstance(level, int | float) or not 0 <= level <= 1:
+            raise DefinitionError(f"thresholds({action}={level!r}): found {level!r}, expected a score between 0 and 1")
     ordered = sorted(levels.items(), key=lambda level: level[1])
-    for action, level in ordered:
-        if not 0 <= level <= 1:
-            raise DefinitionError(f"thresholds({action}={level}): found {level}, expected a score between 0 and 1")
     actions = (otherwise, *(action for action, _ in ordered))
     if len(set(actions)) < len(actions) or len({level for _, level in ordered}) < len(ordered):
         raise DefinitionError(f"thresholds: found {levels} over {otherwise!r}, expected different actions and levels")

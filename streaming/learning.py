@@ -78,9 +78,7 @@ def learning(
     given = dict(locals())
     for name, kind in get_type_hints(learning).items():
         if name in given and not isinstance(given[name], int | float if kind is float else kind):
-            usual = learning.__kwdefaults__[name]
-            expected = f"{kind.__name__ if isinstance(kind, type) else kind}, such as {usual!r}"
-            raise DefinitionError(f"learning({name}={given[name]!r}): expected {expected}")
+            raise DefinitionError(f"learning({name}={given[name]!r}): expected {getattr(kind, '__name__', kind)}")
     if not 0 < share <= 1:
         raise DefinitionError(f"learning(share={share!r}): expected a share above 0 and at most 1, such as 0.2")
     if cap is not None and cap < 1:

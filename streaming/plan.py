@@ -3,7 +3,7 @@
 Pure and printable (`millrace describe`); the runners execute it and add nothing to it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -108,18 +108,14 @@ def plan(workload: Workload) -> Plan:
     """Compile `workload`; DefinitionError where a feature reads what is not there."""
     stages, start = [], 0
     for index, block in enumerate(workload.blocks):
-        first = index == 0
+        first, where = index == 0, f"workload {workload.name!r}: by({block.entity!r}, …)"
         features = TrackedFeatures(block, first) if isinstance(block, Tracked) else compile_features(block, first)
         unknown = [name for name in features.inputs if name not in workload.numbers]
         if unknown:
-            raise DefinitionError(
-                f"workload {workload.name!r}: by({block.entity!r}, …): field {unknown[0]!r} is not a numeric field of "
-                f"{workload.event.__name__}, only {', '.join(workload.numbers) or 'none'}"
-            )
+            found = f"field {unknown[0]!r} is not a numeric field of {workload.event.__name__}"
+            raise DefinitionError(f"{where}: {found}, only {', '.join(workload.numbers) or 'none'}")
         if features.labelled and workload.outcome is None:
-            raise DefinitionError(
-                f"workload {workload.name!r}: by({block.entity!r}, …) reads labels: outcome= must say their type"
-            )
+            raise DefinitionError(f"{where} reads labels: outcome= must say their type")
         columns = tuple(workload.numbers.index(name) for name in features.inputs)
         stages.append(Stage(index, features, columns, start, index == len(workload.blocks) - 1))
         start = stages[-1].stop
@@ -144,52 +140,33 @@ def _check_columns(plan: Plan) -> None:
         if name not in plan.names:
             raise DefinitionError(f"{where}: inputs: found {name!r}, expected one of {', '.join(plan.names)}")
     _check_derived(plan, where)
-    rule = plan.workload.learning
-    for setting, name in () if rule is None else (("segment", rule.segment), ("amount", rule.amount)):
-        if name is not None and name not in plan.names:
-            found = f"found {name!r}, which is no numeric column"
-            raise DefinitionError(f"{where}: learning({setting}=…): {found}; expected one of {', '.join(plan.names)}")
+    for setting in ("segment", "amount"):
+        column = getattr(plan.workload.learning, setting, None)
+        if column is not None and column not in plan.names:
+            found = f"found no column {column!r}, expected one of {', '.join(plan.names)}"
+            raise DefinitionError(f"{where}: learning({setting}=…): {found}")
     for learner in plan.workload.learners:
-        try:
-            learner.start(plan.workload.inputs or plan.names)
-        except DefinitionError as error:
-            raise DefinitionError(f"{where}: learners: {error}") from error
+        learner.start(plan.workload.inputs or plan.names)
 
 
 def _check_derived(plan: Plan, where: str) -> None:
     """Evaluate every expression on two different rows, and on each alone: how events are batched must not matter."""
-    checked = replace(plan, derived=tuple((name, _whole(expression)) for name, expression in plan.derived))
     at, rows = np.array([0, DAY * 3 // 2]), np.repeat([[1.0], [2.0]], len(plan.names), axis=1)
-    both = derive_columns(checked, at, rows.copy())
-    alone = np.concatenate([derive_columns(checked, at[i : i + 1], rows[i : i + 1].copy()) for i in (0, 1)])
+    both = derive_columns(plan, at, rows.copy())
+    alone = np.concatenate([derive_columns(plan, at[i : i + 1], rows[i : i + 1].copy()) for i in (0, 1)])
     for name, beside, single in zip(plan.names, both.T, alone.T, strict=True):
         if not np.allclose(beside, single, rtol=1e-9):
-            found = f"found {beside.tolist()} for two events and {single.tolist()} for each alone"
-            raise DefinitionError(f"{where}: derive({name}=…): {found}; {ARRAYS}")
-
-
-def _whole(expression: Expression) -> Expression:
-    """`expression`, if what it gives is a number or one for each row; a shorter array would be spread over all."""
-
-    def checked(columns: Columns) -> Column | NDArray[np.bool_]:
-        found = expression(columns)
-        if found is None or np.shape(found) not in ((), columns.at.shape):
-            what = "None" if found is None else f"shape {np.shape(found)} where there are {len(columns.at)} events"
-            raise DefinitionError(f"found {what}; {ARRAYS}")
-        return found
-
-    return checked
+            found = f"found {beside.tolist()} of two events, {single.tolist()} of each alone; {ARRAYS}"
+            raise DefinitionError(f"{where}: derive({name}=…): {found}")
 
 
 def check_model(plan: Plan) -> None:
     """DefinitionError where the model reads a column that the plan does not provide."""
     missing = [name for name in plan.workload.model.features if name not in plan.names]
     if missing:
-        raise DefinitionError(
-            f"workload {plan.workload.name!r}: model {plan.workload.model.version} reads {missing[0]!r}, "
-            "which no feature provides; "
-            f"there are {', '.join(plan.names)}"
-        )
+        where = f"workload {plan.workload.name!r}: model {plan.workload.model.version}"
+        found = f"reads {missing[0]!r}, which no feature provides"
+        raise DefinitionError(f"{where} {found}; there are {', '.join(plan.names)}")
 
 
 class _Namespace(Columns):
@@ -223,11 +200,11 @@ def derive_columns(plan: Plan, at: I64, columns: Column) -> Column:
         for i, (name, expression) in enumerate(plan.derived, start=first):
             namespace._there = i
             try:
-                columns[:, i] = expression(namespace)
-            except DefinitionError as error:
-                raise DefinitionError(f"workload {plan.workload.name!r}: derive({name}=…): {error}") from error
+                columns[:, i] = found = expression(namespace)
+                if found is None or np.shape(found) not in ((), at.shape):  # numpy would spread it over all rows
+                    raise ValueError(f"found {found!r} for {len(at)} events")
             except Exception as error:  # the author's own expression
-                what = f"{type(error).__name__}: {error}; {ARRAYS}"
+                what = error if isinstance(error, DefinitionError) else f"{type(error).__name__}: {error}; {ARRAYS}"
                 raise DefinitionError(f"workload {plan.workload.name!r}: derive({name}=…): {what}") from error
             keep_finite(columns, i)
     return columns

@@ -129,12 +129,10 @@ class Workload:
         where = f"workload {self.name!r}"
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", self.name):
             raise DefinitionError(f"{where}: name: expected lower-case letters, digits, - and _, up to 63")
-        if not (isinstance(self.event, type) and issubclass(self.event, Event)):
-            raise DefinitionError(f"{where}: event: found {self.event!r}, expected a subclass of schemas.records.Event")
-        if self.outcome is not None and not (isinstance(self.outcome, type) and issubclass(self.outcome, Outcome)):
-            raise DefinitionError(
-                f"{where}: outcome: found {self.outcome!r}, expected a subclass of schemas.records.Outcome"
-            )
+        for name, found, kind in (("event", self.event, Event), ("outcome", self.outcome or Outcome, Outcome)):
+            if not (isinstance(found, type) and issubclass(found, kind)):
+                expected = f"a subclass of schemas.records.{kind.__name__}"
+                raise DefinitionError(f"{where}: {name}: found {found!r}, expected {expected}")
         if not isinstance(self.model, Artifact | Native):
             raise DefinitionError(f"{where}: model: found {self.model!r}, expected one, as pretrained({self.name!r})")
         if not callable(getattr(self.policy, "decide", None)):
@@ -156,8 +154,7 @@ class Workload:
         if self.learning is None and not self.learners:
             return
         if not isinstance(self.learning, Learning):
-            found = f"found {self.learning!r}, expected learning=learning(…)"
-            raise DefinitionError(f"{where}: learners, learning: {found}: it says how they learn")
+            raise DefinitionError(f"{where}: learners: found {self.learning!r}, expected learning=learning(…)")
         if self.outcome is None:
             raise DefinitionError(f"{where}: learning: expected outcome=, the type of what is learned from")
         if self.learning.horizon > duration(self.ttl):
@@ -172,25 +169,18 @@ class Workload:
         _each(f"{where}: features", self.features, lambda one: isinstance(one, kinds), 'by("card", count("1d"))')
         _each(f"{where}: inputs", self.inputs, lambda one: isinstance(one, str), '"amount"')
         if not self.blocks:
-            raise DefinitionError(
-                f'{where}: features: found no by(…), expected at least one, as by("card", count("1d"))'
-            )
+            raise DefinitionError(f'{where}: features: found no by(…), expected one, as by("card", count("1d"))')
         if self.features and not isinstance(self.features[0], Keyed | Tracked):
-            raise DefinitionError(
-                f"{where}: features: the first must be a by(…): it names the key of {self.topics.events}"
-            )
-        fields = ", ".join(self.strings)
+            raise DefinitionError(f"{where}: features: the first must be a by(…), the key of {self.topics.events}")
+        known = f"no such text field of {self.event.__name__}, only {', '.join(self.strings)}"
         entities = [block.entity for block in self.blocks]
         for entity in entities:
             if entity not in self.strings:
-                raise DefinitionError(
-                    f"{where}: by({entity!r}, …): {self.event.__name__} has no such text field, only {fields}"
-                )
+                raise DefinitionError(f"{where}: by({entity!r}, …): {known}")
         for read in (feature for feature in self.features if isinstance(feature, Enrich)):
             if read.entity not in entities:
-                raise DefinitionError(
-                    f"{where}: enrich({read.entity!r}, …): expected an entity of a by(…): {', '.join(entities)}"
-                )
+                expected = f"expected an entity of a by(…): {', '.join(entities)}"
+                raise DefinitionError(f"{where}: enrich({read.entity!r}, …): {expected}")
         if len({block.entity for block in self.blocks}) < len(self.blocks):
             raise DefinitionError(f"{where}: features: two by(…) of the same entity; put all its folds into one")
 

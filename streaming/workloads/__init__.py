@@ -12,7 +12,8 @@ import pkgutil
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from streaming.workload import Workload
 Definition = Workload | Callable[..., Workload]
 
 GROUP = "millrace.workloads"
+WAYS = "a Workload, or a function of parameters with defaults, as def mine(review: float = 0.5) -> Workload"
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -69,14 +71,8 @@ def _definition(reference: Reference) -> Definition:
         name = f"millrace_workload_{hashlib.sha256(reference.source.encode()).hexdigest()[:16]}"
         module = sys.modules[name] = types.ModuleType(name)
         module.__file__ = reference.name
-        try:
-            exec(compile(reference.source, reference.name, "exec"), module.__dict__)  # the author's own file
-        except MillraceError:
-            raise
-        except Exception as error:
-            here = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == reference.name]
-            line = error.lineno if isinstance(error, SyntaxError) else here[-1].lineno if here else None
-            raise DefinitionError(f"workload {reference.name}, line {line}: {type(error).__name__}: {error}") from error
+        with _author(reference.name):
+            exec(compile(reference.source, reference.name, "exec"), module.__dict__)
         return _only(module, reference.name)
     for entry in importlib.metadata.entry_points(group=GROUP, name=reference.name):
         found: Definition = entry.load()
@@ -86,11 +82,24 @@ def _definition(reference: Reference) -> Definition:
     return _only(importlib.import_module(f"{__name__}.{reference.name}"), reference.name)
 
 
+@contextmanager
+def _author(file: str) -> Iterator[None]:
+    """What an author's own code does wrong, with the line of their file."""
+    try:
+        yield
+    except MillraceError:
+        raise
+    except Exception as error:
+        here = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) else here[-1].lineno if here else None
+        raise DefinitionError(f"workload {file}, line {line}: {type(error).__name__}: {error}") from error
+
+
 def _only(module: types.ModuleType, name: str) -> Definition:
     """The one definition in `module`."""
     found = {id(value): value for value in vars(module).values() if _is_definition(value, module)}
     if len(found) != 1:
-        raise DefinitionError(f"workload {name}: found {len(found)} workloads in it, expected one")
+        raise DefinitionError(f"workload {name}: found {len(found)} workloads in it, expected one: {WAYS}")
     chosen: Definition = next(iter(found.values()))
     return chosen
 
@@ -127,4 +136,9 @@ def _build(definition: Definition, reference: Reference) -> Workload:
             values[key] = msgspec.convert(text, type, strict=False)
         except msgspec.ValidationError as error:
             raise DefinitionError(f"--set {key}={text}: {error}") from error
-    return definition if isinstance(definition, Workload) else definition(**values)
+    if isinstance(definition, Workload):
+        return definition
+    if bare := [key for key, parameter in declared.items() if parameter.default is parameter.empty]:
+        raise DefinitionError(f"workload {reference.name}: found no default of {bare[0]!r}, expected {WAYS}")
+    with _author(reference.name):
+        return definition(**values)

@@ -259,7 +259,7 @@ def test_another_definition_is_refused_or_taken_over() -> None:
         new.restore(state)
         assert new.lineup.champion == own.version
         assert OWN.version not in new.lineup.challengers
-    with pytest.raises(DefinitionError, match="found 'amuont'"):
+    with pytest.raises(DefinitionError, match="no column 'amuont'"):
         Teacher(taught(amount="amuont"))
     with pytest.raises(DefinitionError, match="amount"):
         taught(evaluation=rules.evaluation(costs=rules.Costs(1.0, 1.0, by_amount=True)), amount=None)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import pretrained
+from models import linear, pretrained
 from models.learners import AdaptiveForest, Logistic
 from models.policy import thresholds
 from operators import by, count, label_rate, mean
@@ -61,6 +61,9 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "features": (lambda: workload(features=()), ("features", "found no by", 'by("card"')),
     "first feature": (lambda: planned(derive(x=lambda f: f.amount), CARD), ("features", "first", "small.events")),
     "entity": (lambda: planned(by("crad", count("1d"))), ("by('crad'", "no such text field", "card, terminal")),
+    "level's text": (lambda: thresholds(a="0.9", degraded="a"), ("(a='0.9')", "between 0 and 1")),  # type: ignore[arg-type]
+    "no weight": (lambda: linear("x", {}), ("linear('x', …)", "found {}", '{"amount": 0.04}')),
+    "weight": (lambda: linear("x", {"amount": float("nan")}), ("linear('x', …)", "'amount': nan", "finite numbers")),
     "entity number": (lambda: planned(by("amount", count("1d"))), ("by('amount'", "card, terminal")),
     "entity twice": (lambda: planned(CARD, by("card", count("7d"))), ("two by", "same entity", "into one")),
     "read": (lambda: planned(CARD, enrich("terminal", "x", default=0)), ("enrich('terminal'", "expected", "card")),
@@ -80,7 +83,7 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "derives by if": (derived(lambda f: 1.0 if f.amount > 100 else 0.0), ("derive(x=", "ambiguous", "np.where(")),
     "derives a bool": (derived(lambda f: f.amount > 1 and f.hour > 3), ("derive(x=", "ambiguous", "np.where(")),
     "derives one number": (derived(lambda f: float(f.amount)), ("derive(x=", "TypeError", "np.where(")),
-    "derives less": (derived(lambda f: f.amount[:1]), ("derive(x=", "shape (1,)", "2 events", "np.where(")),
+    "derives less": (derived(lambda f: f.amount[:1]), ("derive(x=", "found array([1.])", "2 events", "np.where(")),
     "derives of others": (derived(lambda f: f.amount / f.amount.max()), ("derive(x=", "[0.5, 1.0]", "[1.0, 1.0]")),
     "derives nothing": (derived(lambda f: None), ("derive(x=", "found None", "np.where(")),
     "derives no number": (derived(lambda f: 1 / 0), ("derive(x=", "ZeroDivisionError")),
@@ -96,10 +99,10 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "learners alone": (lambda: workload(learners=(Logistic(),)), ("learners", "found None", "learning=learning(…)")),
     "learning": (lambda: workload(learning=True), ("learning", "found True", "learning=learning(…)")),
     "outcomes to learn from": (lambda: workload(learning=learning()), ("learning", "expected outcome=")),
-    "learner's setting": (learns(AdaptiveForest(features=99)), ("learners", "'forest'", "features=99", "2 inputs")),
+    "learner's setting": (learns(AdaptiveForest(features=99)), ("learner 'forest'", "features=99", "2 inputs")),
     "segment": (learns(Logistic(), segment="card"), ("learning(segment=…)", "'card'", "amount, card_count_1d")),
     "amount": (learns(Logistic(), amount="amuont"), ("learning(amount=…)", "'amuont'", "amount, card_count_1d")),
-    "share": (learns(share="0.5"), ("learning(share='0.5')", "expected float", "1.0")),
+    "share": (learns(share="0.5"), ("learning(share='0.5')", "expected float")),
     "presumed": (learns(presume="no"), ("learning(presume='no')", "bool | None")),
     "evaluation": (learns(evaluation={"k": 3}), ("learning(evaluation={'k': 3})", "EvaluationRule | None")),
     "explored": (learns(exploration=0.1), ("learning(exploration=0.1)", "Exploration | None")),
@@ -132,7 +135,6 @@ FILE = """
 from __future__ import annotations
 
 from models import pretrained
-from models.learners import AdaptiveForest, Logistic
 from models.policy import thresholds
 from operators import by, count, max_, mean
 from schemas.records import Event, Identifier
@@ -174,6 +176,9 @@ def test_a_file_is_a_workload(tmp_path: Path) -> None:
     [
         (FILE + "other = mine(0.5)\n", ("found 2 workloads", "expected one")),
         ("x = 1\n", ("found 0 workloads", "expected one")),
+        (FILE.replace(") -> Workload:", "):"), ("found 0 workloads", "expected one", "-> Workload")),
+        (FILE.replace("review: float = 0.7", "review: float"), ("no default of 'review'", "review: float = 0.5")),
+        (FILE.replace("review=review", "review=review / 0"), ("line 25", "ZeroDivisionError")),
         ("x = (\n", ("line 1", "SyntaxError")),
         ("x = 1\ny = z\n", ("line 2", "NameError", "'z'")),
         (FILE.replace('"value", *', '"valeu", *') + "mine()\n", ()),
