@@ -145,7 +145,7 @@ def _check(
         raise DefinitionError(f"boosting.fit: found {p}, expected 0 <= validation < 1 and a memory")
     if not np.isfinite(rows).all():
         bad = [f for f, ok in zip(features, np.isfinite(rows).all(axis=0), strict=True) if not ok]
-        raise ModelRejected(f"boosting.fit: found nan or inf in {bad}, expected finite features")
+        raise ModelRejected(f"boosting.fit: found nan or inf in {bad}, expected numbers: leave it out of inputs=(…)")
     if not np.isin(label, (0.0, 1.0)).all() or len(np.unique(label)) < 2:
         raise ModelRejected(f"boosting.fit: found labels {np.unique(label)[:5]}, expected 0 and 1, both")
 

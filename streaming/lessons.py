@@ -98,10 +98,7 @@ class Refit:
         self._teacher, self._every = teacher, every
         self._name = f"{plan.workload.name}-refit"
         self._columns = [plan.names.index(name) for name in teacher.inputs]
-        self._rows: list[NDArray[np.float32]] = []
-        self._labels: list[NDArray[np.float64]] = []
-        self._weights: list[NDArray[np.float64]] = []
-        self._at: list[NDArray[np.int64]] = []
+        self._parts: list[tuple[NDArray[np.float32], NDArray[np.float64]]] = []
         self._cap = Cap(teacher.rule.cap) if teacher.rule.cap else None
         self._due = 0
 
@@ -109,15 +106,12 @@ class Refit:
         """Keep examples; fit where it is time, or where drift asks for it."""
         now = lessons[-1].known
         lessons = within(self._cap, lessons)
-        rows = np.array([lesson.row for lesson in lessons]).reshape(len(lessons), -1)
-        self._rows.append(
-            rows[:, self._columns].astype(np.float32) if lessons else np.empty((0, len(self._columns)), np.float32)
-        )
-        self._labels.append(np.array([float(lesson.label) for lesson in lessons]))
-        self._weights.append(np.array([lesson.weight for lesson in lessons]))
-        self._at.append(np.array([lesson.at for lesson in lessons], np.int64))
+        if lessons:
+            rows = np.array([lesson.row for lesson in lessons])[:, self._columns].astype(np.float32)
+            about = [(lesson.at, lesson.label, lesson.weight) for lesson in lessons]
+            self._parts.append((rows, np.array(about, np.float64)))
         self._due = self._due or now + self._every
-        if now < self._due and not self._teacher.refit_wanted:
+        if not self._parts or (now < self._due and not self._teacher.refit_wanted):
             return []
         self._due, self._teacher.refit_wanted = now + self._every, False
         return self._fit(now)
@@ -125,8 +119,8 @@ class Refit:
     def _fit(self, now: int) -> list[Signal]:
         from models.boosting import fit  # brings LightGBM
 
-        X, at = np.concatenate(self._rows), np.concatenate(self._at)
-        label, weight = np.concatenate(self._labels), np.concatenate(self._weights)
+        X, about = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        at, label, weight = about.T
         order = np.argsort(at, kind="stable")
         recipe = {"command": "millrace replay --refit", "until": now, "examples": len(label)}
         try:

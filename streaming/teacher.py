@@ -325,16 +325,11 @@ class Teacher:
     def snapshot(self) -> bytes:
         """The state, for `restore`. Artifacts are not in it: whoever serves them keeps them."""
         if self._heavy is None:
-            self._heavy = pack(
-                _Heavy(
-                    learners=[learner.snapshot() for learner in self._learners],
-                    platts=[platt.snapshot() for platt in self._platts],
-                    evaluation=self.evaluation.snapshot(),
-                    watching=self._watching.snapshot(),
-                    cap=self._cap.snapshot() if self._cap else b"",
-                    canary=self._canary,
-                )
-            )
+            learners = [learner.snapshot() for learner in self._learners]
+            platts = [platt.snapshot() for platt in self._platts]
+            evaluation, watching = self.evaluation.snapshot(), self._watching.snapshot()
+            cap = self._cap.snapshot() if self._cap else b""
+            self._heavy = pack(_Heavy(learners, platts, evaluation, watching, cap, self._canary))
         state = _State(
             heavy=self._heavy,
             contest=self.contest.snapshot(),

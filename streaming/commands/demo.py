@@ -1,6 +1,5 @@
 """The demo: the whole system on this machine, with simulated traffic, watched live. One command from nothing."""
 
-import json
 import secrets
 import shutil
 import signal
@@ -133,7 +132,7 @@ def demo_command(
         site = _deploy(_up(chosen, quiet), chosen, workload, (rate, seconds), None if keep else undo)
         summary, waited = _run(site, seconds, as_json, began)
         if as_json:
-            print(json.dumps(asdict(summary)), flush=True)
+            print(options.to_json(asdict(summary)), flush=True)
         else:
             options.out.print(_told(summary, waited, site.tally.differing), highlight=False)
             options.out.print(_happened(site, chosen), highlight=False, markup=False, soft_wrap=True)

@@ -3,9 +3,10 @@
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -18,9 +19,7 @@ from streaming.commands.options import Json, Name, Set, read_lines
 if TYPE_CHECKING:
     from streaming.examples import Truth
     from streaming.replay import Step
-
-File = Annotated[Path, typer.Option(exists=True, dir_okay=False)]
-
+    from streaming.teacher import Teacher
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
@@ -85,8 +84,7 @@ def replay_command(
     _check_outcomes(outcomes is not None, examples is not None, refit is not None, teach)
     truth = _truth(outcomes) if outcomes else {}
     replay = Replay(plan, time.time_ns() // 1_000_000, teach=teach, refit=duration(refit) if refit else 0)
-    total = options.count_lines(events)
-    began = time.perf_counter()
+    began, total = time.perf_counter(), options.count_lines(events)
     with ExitStack() as stack:
         bar, task = stack.enter_context(options.progress(f"replay {plan.workload.name}", total, as_json))
         written = _Writer(stack, out, last)
@@ -102,9 +100,29 @@ def replay_command(
     result = written.result(seconds)
     if writer is not None:
         result["examples"] = writer.count
+    told = result | (_learned(replay.teacher) if replay.teacher else {})
     if replay.teacher is not None:
         result["learning"] = replay.teacher.report()
-    options.show(result, as_json, "\n".join(f"{name:<20}{value}" for name, value in result.items()))
+    options.show(result, as_json, "\n".join(f"{name:<19} {_told(value)}" for name, value in told.items()))
+
+
+def _told(value: object) -> str:
+    """A figure, or figures by name, in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_told(number)}" for name, number in value.items())
+    return f"{round(value, 4):g}" if isinstance(value, float) else str(value)
+
+
+def _learned(teacher: "Teacher") -> dict[str, object]:
+    """Counts of examples, and of each lineage what its scores were worth before their labels were known."""
+    from streaming.signals import quality
+
+    report, champion = teacher.report(), teacher.contest.champion
+    found = {"learning": report["counts"]}
+    for name, measures in quality(report, "lineages").items():
+        figures = {of.removeprefix("prequential_"): value for of, value in measures.items() if of in FIGURES}
+        found[f"  {name}{' (champion)' * (name == champion)}"] = figures
+    return found
 
 
 def _check_outcomes(given: bool, examples: bool, refit: bool, teach: bool) -> None:
@@ -118,12 +136,8 @@ def _check_outcomes(given: bool, examples: bool, refit: bool, teach: bool) -> No
 def _truth(path: Path) -> "Truth":
     """Outcomes by event id; the first of an id counts, as in the join."""
 
-    class Line(msgspec.Struct):
-        event: str
-        at: int
-        label: bool
-
-    decoder = msgspec.json.Decoder(Line)
+    kind = msgspec.defstruct("Line", [("event", str), ("at", int), ("label", bool)])
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
     truth: dict[str, tuple[int, bool]] = {}
     for line in read_lines(path):
         try:
@@ -133,6 +147,9 @@ def _truth(path: Path) -> "Truth":
         truth.setdefault(outcome.event, (outcome.at, outcome.label))
     return truth
 
+
+FIGURES = ("labels", "prequential_ap", "prequential_roc_auc", "prequential_log_loss")
+"""Measures of a lineage that are told; all of them with --json."""
 
 TOLD = 10
 """Refused records that are told one by one; the rest is in the file, and counted."""
@@ -146,12 +163,9 @@ class _Writer:
         self._dead = stack.enter_context(out.with_name(out.name + ".deadletters").open("wb")) if out else None
         self._signals = stack.enter_context(out.with_name(out.name + ".signals").open("wb")) if out else None
         self._newest: dict[str, bytes] | None = {} if last else None
-        self._actions: Counter[str] = Counter()
-        self._reasons: Counter[str] = Counter()
-        self._counts = Counter[str]()
+        self._actions, self._reasons, self._counts = Counter[str](), Counter[str](), Counter[str]()
         self._told = 0
-        self._scores: list[float] = []
-        self._labels: list[bool] = []
+        self._known: list[tuple[bool, float]] = []
 
     def write(self, step: "Step", truth: "Truth") -> None:
         """Take one step."""
@@ -183,9 +197,7 @@ class _Writer:
             self._told += 1
         if truth:
             scored = zip(step.events.ids, step.decided.scores.tolist(), strict=True)
-            known = [(truth.get(id), score) for id, score in scored]
-            self._scores += [score for pair, score in known if pair is not None]
-            self._labels += [pair[1] for pair, _ in known if pair is not None]
+            self._known += [(truth[id][1], score) for id, score in scored if id in truth]
 
     def finish(self) -> None:
         """Write what had to wait for the end."""
@@ -204,8 +216,8 @@ class _Writer:
         result |= {"actions": dict(self._actions), "seconds": round(seconds, 2), "events_per_second": speed}
         if self._reasons:
             result["reasons"] = dict(self._reasons)
-        labels, scores = np.array(self._labels, np.float64), np.array(self._scores)
-        if len(set(self._labels)) == 2:
+        labels, scores = np.array(self._known, np.float64).reshape(-1, 2).T
+        if len(set(labels.tolist())) == 2:
             result["labelled"] = len(labels)
             for name, metric in (("ap", average_precision), ("auc", roc_auc), ("log_loss", log_loss)):
                 result[name] = round(metric(labels, scores), 4)
@@ -252,9 +264,8 @@ def train_command(
         recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}
         name, at = plan.workload.name, data.at[keep]
         artifact = fit(rows, data.label[keep], features, name, at=at, params=params, recipe=recipe)
-    metrics = dict(artifact.metrics)
-    result = {"model": artifact.version, "examples": len(rows), "metrics": metrics}
-    text = f"{artifact.version} on {len(rows):,} examples\n{metrics}"
+    result = {"model": artifact.version, "examples": len(rows), "metrics": dict(artifact.metrics)}
+    text = f"{artifact.version} on {len(rows):,} examples\n{_told(artifact.metrics)}"
     if out is not None:
         result["out"] = str(artifact.save(out))
         text += f"\nin {out}"

@@ -1,11 +1,11 @@
 """Options that several commands share, and the way results and progress are printed."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -15,8 +15,6 @@ from schemas.errors import DefinitionError
 if TYPE_CHECKING:
     from schemas.records import Event
     from streaming.plan import Plan
-
-T = TypeVar("T")
 
 out = Console()
 err = Console(stderr=True)
@@ -29,7 +27,6 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Override a parameter that the workload declares; repeatable."),
 ]
-InputFile = Annotated[Path, typer.Option(exists=True, dir_okay=False, readable=True)]
 
 
 def overrides(pairs: Iterable[str] | None) -> dict[str, str]:
@@ -51,12 +48,17 @@ def compiled(name: str, pairs: Iterable[str] | None = None) -> "Plan":
     return plan(load(name, overrides(pairs)))
 
 
+def to_json(result: Mapping[str, object]) -> str:
+    """`result` as JSON, in which what is no finite number is null."""
+    return msgspec.json.format(msgspec.json.encode(result, enc_hook=float), indent=0).decode()
+
+
 def show(result: Mapping[str, object], as_json: bool, text: str) -> None:
     """Print `result` as JSON, or `text`."""
     if as_json:
-        print(json.dumps(result))
+        print(to_json(result))
     else:
-        out.print(text, highlight=False)
+        out.print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager

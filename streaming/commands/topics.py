@@ -2,13 +2,15 @@
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import typer
 
+from schemas.errors import DefinitionError
 from schemas.topics import Topics
 from streaming import kafka, stack
 from streaming.commands import options
@@ -17,8 +19,6 @@ from streaming.settings import read
 
 if TYPE_CHECKING:
     from streaming.workload import Workload
-
-Fields = Callable[[bytes], tuple[str | None, int]]
 
 
 class Line(NamedTuple):
@@ -34,11 +34,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command("publish")(publish_command)
     app.command("tail")(tail_command)
-
-
-def topic_configs(topics: Topics) -> dict[str, dict[str, str]]:
-    """Every topic of a workload with what sets it apart."""
-    return {name: {} for name in topics.all()}
 
 
 def lines(workload: "Workload", events: Path | None, outcomes: Path | None, topics: Topics) -> Iterator[Line]:
@@ -85,8 +80,10 @@ def publish_command(
     from streaming.workloads import load
 
     definition = load(workload, options.overrides(set))
+    if events is not None and events.suffix.lower() == ".csv":
+        _check_rows(events, definition)
     brokers = stack.stack(read()).kafka
-    kafka.create_topics(brokers, topic_configs(definition.topics))
+    kafka.create_topics(brokers, {name: {} for name in definition.topics.all()})
     total = sum(options.count_lines(path) for path in (events, outcomes) if path is not None)
     sent = 0
     began = time.monotonic()
@@ -100,6 +97,14 @@ def publish_command(
     seconds = time.monotonic() - began
     result = {"records": sent, "seconds": round(seconds, 2)}
     options.show(result, as_json, f"{sent:,} records in {seconds:.1f} s\nNext: millrace tail {workload}")
+
+
+def _check_rows(path: Path, workload: "Workload") -> None:
+    """Read a CSV file to its end, so that a row in it that can't be read is found before others are published."""
+    try:
+        deque(options.read_events(path, workload.event), maxlen=0)
+    except DefinitionError as error:
+        raise DefinitionError(f"{error}; nothing was published: correct it, and publish the file again") from error
 
 
 def tail_command(

@@ -1,6 +1,7 @@
 """The registry's commands: what `train` makes is listed, promoted, frozen and rolled back by hand, and each says so."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         monkeypatch.setattr(sys, "argv", ["millrace", *words, *(["--json"] if json_ else [])])
         cli.app([*words, *(["--json"] if json_ else [])], standalone_mode=False)
         printed = capsys.readouterr().out
-        found: dict[str, object] = json.loads(printed) if json_ else {"text": printed}
+        found: dict[str, object] = json.loads(printed, parse_constant=refuse) if json_ else {"text": printed}
         return found
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"found {constant}, which is no JSON")
 
     return run
 
@@ -71,9 +75,42 @@ def test_from_examples_to_champion_and_back(run: Run, examples: Path, tmp_path: 
     assert Registry(tmp_path / "home" / "models").history("reference")[1].why == "better"
 
 
+def test_a_replay_that_learns_tells_what_it_learned(run: Run, tmp_path: Path) -> None:
+    """If this fails, a replay prints pages of Python, or JSON that no other language reads."""
+    run("simulate", "--days", "3", "--cards", "20", "--terminals", "40", "--out", str(tmp_path))
+    files = ("--events", str(tmp_path / "events.jsonl"), "--outcomes", str(tmp_path / "outcomes.jsonl"))
+    told = str(run("replay", "fraud", "--set", "learn=true", *files, json_=False)["text"])
+    assert not set("{}'") & set(told)
+    assert re.search(r"^learning +examples \d+, presumed \d+,", told, re.MULTILINE)
+    assert re.search(r"^  fraud \(champion\) +labels \d+", told, re.MULTILINE)
+    assert re.search(r"^actions +approve \d+", told, re.MULTILINE)
+    assert len(told.splitlines()) < 20
+    report = run("replay", "fraud", "--set", "learn=true", *files)["learning"]
+    assert '"average_precision": null' in json.dumps(report)  # of so few, none was fraud
+
+
+def test_a_file_with_a_bad_row_is_not_published(run: Run, tmp_path: Path) -> None:
+    """If this fails, the rows before a bad one are on the topic, and published twice with the corrected file."""
+    (tmp_path / "bad.csv").write_text("at,sensor,value\n1,a,1.5\n2,a,1.5,7\n")
+    with pytest.raises(DefinitionError, match=r"bad\.csv:3: found more cells.*nothing was published"):
+        run("publish", "anomaly", "--events", str(tmp_path / "bad.csv"))
+
+
+def test_training_on_what_may_be_missing_names_a_way_out(run: Run, examples: Path, tmp_path: Path) -> None:
+    """If this fails, an author whose event has an optional field can't train, and isn't told how."""
+    lines = [json.loads(line) for line in examples.read_text().splitlines()]
+    lines[7]["features"]["value"] = 1e300  # what is missing is no float32 either
+    examples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ModelRejected, match=r"\['value'\].*inputs=\(…\)"):
+        run("train", "reference", "--examples", str(examples), "--out", str(tmp_path / "model"))
+
+
 def test_train_writes_where_it_is_told(run: Run, examples: Path, tmp_path: Path) -> None:
     """`--out` makes a challenger that nobody asked for, or `--registry` is not heard."""
     folder, url = tmp_path / "model", tmp_path / "elsewhere"
+    told = str(run("train", "reference", "--examples", str(examples), "--out", str(folder), json_=False)["text"])
+    assert "{" not in told
+    assert "validation_roc_auc 0." in told
     out = run("train", "reference", "--examples", str(examples), "--out", str(folder))
     assert (folder / "manifest.json").exists()
     assert not (tmp_path / "home").exists()
