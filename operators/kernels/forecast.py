@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from models.kernels import kernel
 from operators.kernels import forecast_state as S
-from operators.kernels.forecast_learn import Room, keep, learn, look, score
+from operators.kernels.forecast_learn import WILDEST, Room, keep, learn, look, score
 from operators.kernels.forecast_start import DAY, ready, restart
 from operators.kernels.forecast_state import Floats, Halves, Ints, Plan
 
@@ -162,8 +162,10 @@ def cell(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
         if (t + 1) % p.stride == 0:
             look(s, f, p, w)
             keep(s, f, p, w)
-    strange = real and (abs(x - s[S.MEAN]) > FAR * s[S.SPREAD] or (s[S.LOG] > 0.0 and x < 0.0))
-    if t + 1 >= s[S.NEXT] or (strange and s[S.READY] > 0.0 and t - s[S.RESTART] > 16):
+    off = abs(x - s[S.MEAN]) if real else 0.0
+    strange = off > FAR * s[S.SPREAD] or (s[S.LOG] > 0.0 and x < 0.0)
+    strange = strange and (t - s[S.RESTART] > 16 or off > WILDEST * s[S.SPREAD])
+    if t + 1 >= s[S.NEXT] or (strange and s[S.READY] > 0.0):
         restart(s, f, p, w)
         if s[S.READY] == 0.0:
             for a in range(p.judges):
@@ -231,7 +233,7 @@ def emit(s: Floats, f: Halves, p: Plan, w: Room, out: Floats) -> None:
         ahead, (to_low, to_high) = p.anchors[a], edges(s, p, p.stats + a * S.STAT)
         low_step, high_step = (to_low - low) / (ahead - q), (to_high - high) / (ahead - q)
         while q < ahead:
-            low, high = low + low_step, high + high_step
+            low, high = min(low + low_step, 0.0), max(high + high_step, 0.0)
             wide = max(f[p.phases32 + phase], LEAST)
             phase = phase + 1 if phase + 1 < season else 0
             mean = max(w.ahead[S.COMBINED, q], floor)

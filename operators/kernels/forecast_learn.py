@@ -15,6 +15,9 @@ CAP = 5.0
 DECAY = 0.999
 SHARE = 0.02
 """Part of the mean that is added before a logarithm where values come near zero, and least value where none did."""
+WILDEST = 1e6
+"""Standard deviations at which the scale is taken to have changed whatever came just before; none further is learnt,
+so that its square is a float32."""
 MARGIN = 0.5
 """How far beyond the values seen a forecast may go, in standard deviations."""
 
@@ -69,7 +72,7 @@ def learn(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
     pair = (int(s[S.S1]), int(s[S.S2]))
     z, y = (x - s[S.MEAN]) / s[S.SPREAD], x
     if real:
-        y = scaled(s, x)
+        z, y = min(max(z, -WILDEST), WILDEST), min(max(scaled(s, x), -WILDEST), WILDEST)
     else:
         smoothed(s, f, p, w, 0, w.ahead[S.SMOOTH, :1])
         x = min(max(w.ahead[S.SMOOTH, 0] * s[S.SPREAD] + s[S.MEAN], s[S.LOW]), s[S.HIGH])
@@ -261,7 +264,9 @@ def score(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
             loss = min(abs(v - said[i]) / scale, CAP)
             k = p.losses + i * S.GROUPS + group
             s[k] = s[k] * DECAY + loss
-        nearest(s, f, p, v - f[o + 4 * p.h], q + 1)
+        e = v - f[o + 4 * p.h]
+        if e == e:
+            nearest(s, f, p, e, q + 1)
 
 
 @kernel

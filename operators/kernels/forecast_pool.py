@@ -121,6 +121,9 @@ def smooth_learn(f: Halves, o: int, m: Halves, s: tuple[int, int], t: int, z: fl
         trend[k] = drift + m[0, k] * m[1, k] * e
         one[k] += first * m[3, k] * e
         two[k] += second * m[4, k] * e
+    if s[1] == 0:
+        for k in range(n):  # 0 times an infinite error is not 0, and the next series would read it
+            none[k] = 0.0
 
 
 @kernel
@@ -184,6 +187,9 @@ def smooth_weights(f: Halves, o: int, m: Halves, log: int, season: int, seen: fl
             picks[count], out[count] = begin + k, math.exp(0.5 * past * math.log(ratio))
             total += out[count]
             count += 1
+    if count == 0:  # errors that are no numbers: no member is better than another
+        picks[0], out[0] = begin, 1.0
+        return 1
     for j in range(count):
         out[j] /= total
     return count

@@ -149,12 +149,18 @@ def restart(s: Floats, f: Halves, p: Plan, w: Room) -> None:
     for slot in range(p.slots):
         s[S.HEAD + slot] = -1.0
     for a in range(p.judges):
-        s[p.stats + a * S.STAT + 3] = 0.0
+        o = p.stats + a * S.STAT
+        s[o + 2], s[o + 3] = s[o + 2] if s[o + 2] < np.inf else 0.0, 0.0
     for j in range(max(pair[0], 1)):
         f[p.phases32 + j] = 1.0
     s[S.SEASONAL], s[S.SEASONALS] = 0.0, 0.0
     s[S.COUNT], s[S.BEGIN] = count - n, count - n
     replay(s, f, p, w, n)
+    size = s[S.SEASONAL] / max(s[S.SEASONALS], 1.0)
+    for a in range(p.judges):  # too far ahead to have been scored: as errors of a random walk grow
+        o = p.stats + a * S.STAT
+        size *= math.sqrt(p.anchors[a] / p.anchors[max(a - 1, 0)])
+        size = s[o + 2] = s[o + 2] if s[o + 3] > 0.0 else max(s[o + 2], size)
     s[S.RESTART] = count
     s[S.NEXT] = due(s, p)
 

@@ -113,21 +113,8 @@ PLAN = np.dtype(
     + [
         (name, np.int64)
         for name in (
-            *(
-                "h",
-                "emit",
-                "s1",
-                "s2",
-                "auto",
-                "longest",
-                "ring",
-                "logs",
-                "slots",
-                "stride",
-                "words",
-                "judges",
-                "issued",
-            ),
+            *("h", "emit", "s1", "s2", "auto", "longest", "ring", "logs", "slots", "stride"),
+            *("words", "judges", "issued"),
             *("losses", "stats", "early", "raw32", "log32"),
             *("lags_raw32", "lags_log32", "ring32", "logs32", "smooth32"),
             *("phases32", "slots32", "issued32"),
@@ -173,21 +160,8 @@ def plan(
     first = [NormalDist().inv_cdf(q) * math.sqrt(math.pi / 2) for q in (tails[0], 1.0 - tails[1])]
     shown = [anchors.index(a) for a in (1, max(h // 2, 1), h)]
     padding = [0] * (ANCHORS - len(anchors))
-    declared = (
-        h,
-        emit,
-        s1,
-        s2,
-        int(seasons is None),
-        longest,
-        ring,
-        reach,
-        slots,
-        -(-h // slots),
-        -(-at // 2),
-        len(anchors),
-        starts[-1],
-    )
+    declared = (h, emit, s1, s2, int(seasons is None), longest, ring, reach, slots, -(-h // slots))
+    sizes = (-(-at // 2), len(anchors), starts[-1])
     nested = ([*anchors, *padding], [*starts[:-1], *padding], shown)
-    record = (step, *tails, *first, *declared, *begins, *nested)
+    record = (step, *tails, *first, *declared, *sizes, *begins, *nested)
     return np.array([record], PLAN)

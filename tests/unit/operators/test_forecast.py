@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from operators.forecast import SAID, Floats, Forecaster
@@ -144,22 +144,55 @@ def test_the_future_changes_nothing() -> None:
     np.testing.assert_array_equal(feed(HOURLY, x)[:600], feed(HOURLY, other)[:600])
 
 
+def in_turns(forecaster: Forecaster, x: Floats, y: Floats, size: int) -> Floats:
+    """Output of two series whose observations come in turns, `size` a batch."""
+    states = np.empty((2, forecaster.words))
+    forecaster.zero(states)
+    rows, both = [], np.stack([x, y], axis=1).ravel()
+    for begin in range(0, len(both), size):
+        i = np.arange(begin, min(begin + size, len(both)))
+        out = np.empty((len(i), len(forecaster.names)))
+        forecaster.step(
+            states, (i % 2).astype(np.int32), np.zeros(len(i), np.uint8), i // 2 * HOUR, np.zeros(len(i)),
+            both[i][:, None], np.ones(len(i), bool), out,
+        )  # fmt: skip
+        rows.append(out)
+    return np.concatenate(rows)
+
+
 def test_batches_and_keys_do_not_matter() -> None:
     """If this fails, replay and cluster disagree."""
     x, y = daily(400), daily(400, seed=1)
-    states = np.empty((2, FOUND.words))
-    FOUND.zero(states)
-    rows = []
-    for begin in range(0, 800, 37):
-        i = np.arange(begin, min(begin + 37, 800))
-        out = np.empty((len(i), len(FOUND.names)))
-        values = np.where(i % 2 == 0, x[i // 2], y[i // 2])
-        FOUND.step(
-            states, (i % 2).astype(np.int32), np.zeros(len(i), np.uint8), i // 2 * HOUR, np.zeros(len(i)),
-            values[:, None], np.ones(len(i), bool), out,
-        )  # fmt: skip
-        rows.append(out)
-    np.testing.assert_array_equal(np.concatenate(rows)[::2], feed(FOUND, x))
+    np.testing.assert_array_equal(in_turns(FOUND, x, y, 37)[::2], feed(FOUND, x))
+
+
+PARTS = st.tuples(st.integers(1, 90), st.sampled_from((0.0, 5.0, 2e7, -999.0, 1e29)) | st.floats(-1e29, 1e29))
+
+
+@pytest.mark.parametrize("forecaster", [HOURLY, FOUND, Forecaster(5, every="1h", seasons=())], ids=str)
+@settings(max_examples=20, deadline=None)
+@given(st.lists(PARTS, min_size=1, max_size=5), st.sampled_from((1, 37, 10_000)))
+@example([(60, 0.0), (60, 2e7)], 1)
+@example([(60, 0.0), (60, 1e29)], 10_000)
+def test_no_series_is_lost_or_harms_another(forecaster: Forecaster, parts: list[tuple[int, float]], size: int) -> None:
+    """If this fails, a meter that wakes up crashes the task, has no bounds any more, or spoils others of its batch."""
+    wild = np.concatenate([x * (1 + np.arange(n) % 3 * 4) for n, x in parts])
+    good = daily(len(wild))
+    out = in_turns(forecaster, good, wild, size)
+    np.testing.assert_array_equal(out[::2], feed(forecaster, good))
+    np.testing.assert_array_equal(out[1::2], feed(forecaster, wild))
+    assert np.isfinite(out).all()
+    mean, lower, upper = (part(out, forecaster, of) for of in ("mean", "lower", "upper"))
+    assert (lower <= mean).all()
+    assert (mean <= upper).all()
+
+
+def test_the_first_forecast_has_an_interval_at_each_step() -> None:
+    """If this fails, steps too far ahead to have been scored are said to be certain."""
+    for forecaster, values in ((FOUND, daily(49)), (Forecaster(48, every="1h", seasons=(7,)), daily(20))):
+        out = feed(forecaster, values)
+        assert out[-1, 1] == state.OK
+        assert (part(out[-1:], forecaster, "upper") - part(out[-1:], forecaster, "lower") > 1.0).all()
 
 
 def test_step_and_seasons_are_found() -> None:
