@@ -224,6 +224,25 @@ def line(z: Floats, n: int) -> None:
 
 
 @kernel
+def tame(z: Floats, n: int) -> float:
+    """Take a line away from z[:n] that few outliers do not bend, and hold them to four mean distances from it.
+
+    Returns the root mean square of z[:n], which has its least-squares line taken away, beside that mean distance.
+    """
+    square, usual = 0.0, 0.0
+    for t in range(n):
+        square += z[t] * z[t] / n
+    for _ in range(8):
+        usual = 0.0
+        for t in range(n):
+            usual += abs(z[t]) / n
+        for t in range(n):
+            z[t] = min(max(z[t], -4.0 * usual), 4.0 * usual)
+        line(z, n)
+    return math.sqrt(square) / usual if usual > 0.0 else 0.0
+
+
+@kernel
 def correlation(z: Floats, n: int, lag: int) -> float:
     """Autocorrelation of z[:n], which has mean zero, at `lag`."""
     total, product = 0.0, 0.0

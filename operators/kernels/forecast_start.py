@@ -7,13 +7,15 @@ import numpy as np
 from models.kernels import kernel
 from operators.kernels import forecast_state as S
 from operators.kernels.forecast_learn import SHARE, Room, keep, learn, look, members, scaled, score, value
-from operators.kernels.forecast_pool import correlation, least_zero, line, phases, smooth_learn
+from operators.kernels.forecast_pool import correlation, least_zero, line, phases, smooth_learn, tame
 from operators.kernels.forecast_state import Floats, Halves, Ints, Plan
 
 HOUR, DAY, WEEK, YEAR = 3_600_000.0, 86_400_000.0, 604_800_000.0, 31_556_952_000.0
 GROWTH = 1.5
 PRIOR = 8.0
 """Observations that the loss charged beforehand is worth."""
+OUTLIERS = 5.0
+"""Root mean square of a ring beside its usual distance from a line, from where outliers are taken to make its scale."""
 TRUST = 1.3
 """Loss that an expert is charged beforehand where smoothings and the median are charged 1."""
 
@@ -136,6 +138,10 @@ def restart(s: Floats, f: Halves, p: Plan, w: Room) -> None:
     scales(s, z, n)
     line(z, n)
     seasons(s, p, z, n)
+    excess = tame(z, n)
+    if p.auto and s[S.S1] == 0.0:  # one outlier hides every season
+        seasons(s, p, z, n)
+    rebase(s, f, p, z, n)
     pair = (int(s[S.S1]), int(s[S.S2]))
     s[S.LAGS_RAW] = lags(f, p.lags_raw32, S.LAG_TABLE, pair, 2 * n // 3, max(n // 6, 1))
     s[S.LAGS_LOG] = lags(f, p.lags_log32, S.LAG_TABLE_LOG, pair, 2 * n // 3, max(n // 6, 1))
@@ -163,6 +169,25 @@ def restart(s: Floats, f: Halves, p: Plan, w: Room) -> None:
         size = s[o + 2] = s[o + 2] if s[o + 3] > 0.0 else max(s[o + 2], size)
     s[S.RESTART] = count
     s[S.NEXT] = due(s, p)
+    if excess > OUTLIERS:
+        s[S.NEXT] = min(s[S.NEXT], float(count + p.ring))
+
+
+@kernel
+def rebase(s: Floats, f: Halves, p: Plan, z: Floats, n: int) -> None:
+    """Let the ring, and what was issued, hold what is above a usual value: the one whose z[:n] is nearest to 0.
+
+    Above a first value that is far from the others, float32 would not tell these apart.
+    """
+    usual, first, before = 0, int(s[S.COUNT]) - n, s[S.BASE]
+    for i in range(n):
+        usual = i if abs(z[i]) < abs(z[usual]) else usual
+    s[S.BASE] = value(s, f, p, first + usual)
+    for i in range(n):
+        k = p.ring32 + (first + i) % p.ring
+        f[k] += before - s[S.BASE]
+    for k in range(p.issued32, p.issued32 + S.ENTRY * p.issued):
+        f[k] += before - s[S.BASE]
 
 
 @kernel

@@ -205,6 +205,20 @@ def test_step_and_seasons_are_found() -> None:
     assert states[0, state.S1] == 0
 
 
+@pytest.mark.parametrize(("at", "outlier"), [(0, 1e9), (300, -999.0), (300, 1e12), (1500, 1e5)])
+def test_one_outlier_is_got_over(at: int, outlier: float) -> None:
+    """If this fails, one broken reading takes the day away for ever, or all that is small beside it."""
+    x = daily(3000) + 1.7e9 * (at == 0)
+    clean = x.copy()
+    x[at] = outlier
+    states = np.zeros((1, FOUND.words))
+    out, expected = feed(FOUND, x, states=states), feed(FOUND, clean)
+    assert states[0, [state.S1, state.S2]].tolist() == [24, 168]
+    t = np.arange(2800, 2900)
+    errors = [np.abs(part(rows, FOUND, "mean")[t, 0] - clean[t + 1]).mean() for rows in (out, expected)]
+    assert errors[0] < 1.2 * errors[1]
+
+
 def test_months_are_steps_of_one_length() -> None:
     """If this fails, monthly series are put on a grid that their months miss."""
     at = (np.datetime64("2000-01", "M") + np.arange(120)).astype("datetime64[ms]").astype(np.int64)
