@@ -81,9 +81,9 @@ class Forecaster:
         return ("emitted", "status", "step", *steps, *figures)
 
     @property
-    def judged(self) -> tuple[int, int, int]:
+    def judged(self) -> tuple[int, ...]:
         """Steps ahead whose prequential figures are written: 1, the middle, the last."""
-        return 1, max(self.horizon // 2, 1), self.horizon
+        return state.judged(self.horizon)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class Forecaster:
 
     @cached_property
     def _plan(self) -> NDArray[Any]:
-        step = 0 if self.every is None else duration(self.every, "Forecaster step")
+        step = 0 if self.every is None else duration(self.every, "Forecaster every")
         seasons = None if self.seasons is None else self._steps(step)
         tail = (1.0 - self.level) / (2.0 if self.sided == "two" else 1.0)
         longest = self.longest if seasons is None else max(*seasons, 1)
@@ -130,14 +130,14 @@ class Forecaster:
         for season in self.seasons or ():
             if isinstance(season, str) and step == 0:
                 raise DefinitionError(
-                    f"Forecaster: found season {season!r} but no step, expected both; add for example step='1h', or"
+                    f"Forecaster: found season {season!r} but no step, expected both; add for example every='1h', or"
                     " write the season in steps"
                 )
             length = duration(season, "Forecaster season") / step if isinstance(season, str) else season
             if not isinstance(length, int | float) or length != int(length) or not 2 <= length <= LONGEST:
                 raise DefinitionError(
                     f"Forecaster: found season {season!r}, {length!r} steps, expected from 2 to {LONGEST} whole steps;"
-                    " write for example seasons=('1d', '1w') with step='1h'"
+                    " write for example seasons=('1d', '1w') with every='1h'"
                 )
             found.append(int(length))
         if len(found) > 2 or len(set(found)) < len(found):

@@ -259,10 +259,10 @@ def edges(s: Floats, p: Plan, o: int) -> tuple[float, float]:
 
 @kernel
 def figures(s: Floats, p: Plan, out: Floats) -> None:
-    """MASE, sMAPE, scaled pinball loss and coverage so far, at the first, the middle and the last step."""
+    """MASE, sMAPE, scaled pinball loss and coverage so far, at each step that is judged."""
     scale = s[S.SEASONAL] / max(s[S.SEASONALS], 1.0)
     k = 3 + 3 * p.h
-    for i in range(3):
+    for i in range((len(out) - k) // 4):
         o = p.stats + p.shown[i] * S.STAT
         n = max(s[o + 4], 1.0)
         out[k] = s[o + 5] / n / scale if scale > 0.0 else 0.0

@@ -126,6 +126,11 @@ PLAN = np.dtype(
 """A forecaster's settings and the layout of its rows; h: steps ahead, s1, s2: declared seasons in steps (0: none)."""
 
 
+def judged(h: int) -> tuple[int, ...]:
+    """Steps ahead whose prequential figures are written: 1, the middle and the last of `h`, each once."""
+    return tuple(sorted({1, max(h // 2, 1), h}))
+
+
 def rls_words(terms: int) -> int:
     """Coefficients, variances and the strict upper triangle of `terms` terms."""
     return 2 * terms + terms * (terms - 1) // 2
@@ -158,7 +163,8 @@ def plan(
         begins.append(at)
         at += halves
     first = [NormalDist().inv_cdf(q) * math.sqrt(math.pi / 2) for q in (tails[0], 1.0 - tails[1])]
-    shown = [anchors.index(a) for a in (1, max(h // 2, 1), h)]
+    shown = [anchors.index(a) for a in judged(h)]
+    shown += [0] * (3 - len(shown))
     padding = [0] * (ANCHORS - len(anchors))
     declared = (h, emit, s1, s2, int(seasons is None), longest, ring, reach, slots, -(-h // slots))
     sizes = (-(-at // 2), len(anchors), starts[-1])

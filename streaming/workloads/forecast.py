@@ -56,29 +56,13 @@ class Intervals:
             mean, lower, upper = (tuple(row[i * h : (i + 1) * h]) if ok else () for i in range(3))
             seen = [k for k in range(n) if ok and any(score[4 * k : 4 * k + 4])]
             mase, smape, pinball, coverage = (tuple(score[4 * k + i] for k in seen) for i in range(4))
-            decisions.append(
-                Forecast(
-                    id=id,
-                    workload=batch.workload,
-                    event=id,
-                    at=at,
-                    key=key,
-                    model=batch.model,
-                    degraded=False,
-                    status=cast(Status, status),
-                    step=step,
-                    level=self.level,
-                    mean=mean,
-                    lower=lower,
-                    upper=upper,
-                    reason=reason,
-                    judged=tuple(self.judged[k] for k in seen),
-                    mase=mase,
-                    smape=smape,
-                    pinball=pinball,
-                    coverage=coverage,
-                )
-            )
+            said = Forecast(
+                id=id, workload=batch.workload, event=id, at=at, key=key, model=batch.model, degraded=False,
+                status=cast(Status, status), step=step, level=self.level, mean=mean, lower=lower, upper=upper,
+                reason=reason, judged=tuple(self.judged[k] for k in seen), mase=mase, smape=smape,
+                pinball=pinball, coverage=coverage,
+            )  # fmt: skip
+            decisions.append(said)
         return decisions, actions
 
 
@@ -88,15 +72,18 @@ def _rounded(
     """Each row rounded to so many digits of its largest number."""
     largest = np.maximum(np.abs(numbers).max(axis=1, initial=0.0, where=np.isfinite(numbers)), 1e-300)
     unit = 10.0 ** (np.floor(np.log10(largest)) + 1 - DIGITS)[:, None]
-    return np.where(unit < 1, np.round(numbers / unit) / np.round(1 / unit), np.round(numbers / unit) * unit)
+    whole = np.round(numbers / unit)
+    return np.where(unit < 1, whole / np.maximum(np.round(1 / unit), 1.0), whole * unit)
 
 
 def forecast(horizon: int = 24, level: float = 0.95, every: str = "", seasons: str = "", emit: int = 1) -> Workload:
     """The workload: so many steps ahead, with intervals of probability `level`, at every `emit`-th observation.
 
-    `every` is the time between observations (as 1h; empty: found in the data), `seasons` as 1d,1w (empty: found too).
+    `every` is the time between observations (as 1h; empty: found in the data), `seasons` as 1d,1w or, in steps, 24,168
+    (empty: found too).
     """
-    declared = tuple(filter(None, seasons.split(","))) or None
+    texts = filter(None, map(str.strip, seasons.split(",")))
+    declared = tuple(int(text) if text.isdecimal() else text for text in texts) or None
     forecaster = Forecaster(horizon=horizon, level=level, every=every or None, seasons=declared, emit=emit)
     if every:
         duration(every)
