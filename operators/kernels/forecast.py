@@ -30,6 +30,8 @@ Then the excess falls as the square of the cells."""
 FAR = 1e3
 """Standard deviations from the mean at which the scale is taken to have changed."""
 LEAST = 0.1
+PATIENCE = 16
+"""Observations in a row, each later than the one before, that must be behind the clock before it is taken for wrong."""
 
 
 @kernel
@@ -60,7 +62,7 @@ def step(states: Floats, slot: Slots, at: Ints, columns: Floats, fresh: Flags, o
 @kernel
 def observe(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None:
     """Learn an observation; the first ones wait until their times tell the step, where none is declared."""
-    s[S.REASON] = 0.0 if s[S.REASON] == S.RANGE else s[S.REASON]
+    s[S.REASON] = 0.0 if s[S.REASON] >= S.RANGE else s[S.REASON]
     if not abs(x) < LARGEST:
         s[S.REASON] = S.RANGE
         return
@@ -72,8 +74,10 @@ def observe(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None
     n = int(s[S.LATER])
     if n > 0 and at <= s[p.early + 2 * n - 2]:
         s[S.REASON] = S.TIMES
-        return
-    s[S.REASON] = S.WARMING
+        if not strayed(s, at, -1.0, PATIENCE):
+            return
+        n = 0
+    s[S.REASON], s[S.STRAYS] = S.WARMING, 0.0
     s[p.early + 2 * n], s[p.early + 2 * n + 1] = at, x
     s[S.LATER] = n + 1.0
     if n + 1 < S.FIRST:
@@ -123,16 +127,20 @@ def multiple(gaps: Floats, unit: float) -> tuple[float, float]:
 def place(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None:
     """Put an observation on the grid: the nearest cell after the last one, what is missing before it filled.
 
-    One less than half a step after the last, or before it, changes nothing. LAST, where the grid is thought to be,
+    One less than half a step after the last changes nothing, nor do those that are off the clock, before it or far
+    ahead, until so many are that it is taken for wrong: then all begins anew. LAST, where the grid is thought to be,
     follows the times slowly: so neither early and late ones nor a step that is a little off shift the cells.
     """
     gap, expected = 1, at
     if s[S.COUNT] > 0.0:
         gap = math.floor((at - s[S.LAST]) / s[S.STEP] + 0.5)
-        if gap < 1:
+        if gap == 0:
             return
         expected = s[S.LAST] + gap * s[S.STEP]
-        if gap > max(p.longest, p.h, 16):
+        if gap < 0 or gap > max(p.longest, p.h, 16):
+            s[S.REASON] = S.BEHIND if gap < 0 else S.AHEAD
+            if not strayed(s, at, math.copysign(1.0, gap), 2.0 if gap > 0 else max(s[S.COUNT], PATIENCE)):
+                return
             found, since = s[S.STEP], s[S.SINCE]
             for j in range(p.words):
                 s[j] = 0.0
@@ -143,7 +151,15 @@ def place(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None:
     for _ in range(gap - 1):
         cell(s, f, p, w, np.nan)
     cell(s, f, p, w, x)
-    s[S.LAST] = expected + FOLLOW * (at - expected)
+    s[S.LAST], s[S.STRAYS] = expected + FOLLOW * (at - expected), 0.0
+
+
+@kernel
+def strayed(s: Floats, at: float, side: float, most: float) -> bool:
+    """Whether this is the `most`-th observation in a row, in the order of their times, on one side of the clock."""
+    s[S.STRAYS] = s[S.STRAYS] + side if s[S.STRAYS] * side > 0.0 and at > s[S.STRAY] else side
+    s[S.STRAY] = at
+    return bool(abs(s[S.STRAYS]) >= most)
 
 
 @kernel
@@ -219,7 +235,7 @@ def emit(s: Floats, f: Halves, p: Plan, w: Room, out: Floats) -> None:
     out[1] = s[S.REASON]
     out[2] = s[S.STEP]
     figures(s, p, out)
-    if s[S.READY] == 0.0 or s[S.REASON] == S.RANGE:
+    if s[S.READY] == 0.0 or s[S.REASON] >= S.RANGE:
         return
     out[1] = S.OK
     s[S.REASON] = 0.0

@@ -16,8 +16,8 @@ Ints = NDArray[np.int64]
 Plan = Any
 """A record of PLAN."""
 
-WARMING, OK, REGAIN, RANGE, TIMES = 0, 1, 2, 3, 4
-"""Status codes; the zero of a row is `WARMING`."""
+WARMING, OK, REGAIN, TIMES, RANGE, BEHIND, AHEAD = range(7)
+"""Status codes; the zero of a row is `WARMING`, and an observation of `RANGE` or above is not learnt."""
 
 (
     COUNT,  # grid cells so far, filled ones included
@@ -45,8 +45,10 @@ WARMING, OK, REGAIN, RANGE, TIMES = 0, 1, 2, 3, 4
     LAGS_LOG,
     LATER,  # values met before the step is known
     BEGIN,  # first cell of the ring at the last restart
-) = range(25)
-HEAD = 25
+    STRAYS,  # observations in a row whose times are off the clock, below 0 where behind it; and the newest such time
+    STRAY,
+) = range(27)
+HEAD = 27
 
 NAIVE, WEEKLY, SMOOTH, SMOOTH_LOG, LEAST, LEAST_LOG, MEDIAN, COMBINED = range(8)
 EXPERTS = 6
@@ -101,7 +103,7 @@ MEMBER = 4
 member: first all levels, …, last all of the second season's last step."""
 
 
-VERSION = 2
+VERSION = 3
 SETTINGS = b"".join(a.tobytes() for a in (LAG_TABLE, LAG_TABLE_LOG, GRID, LONG)) + bytes([VERSION])
 """What a stored state depends on, beside its plan."""
 

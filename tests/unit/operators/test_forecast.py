@@ -256,6 +256,20 @@ def test_late_and_repeated_observations_change_nothing() -> None:
     np.testing.assert_array_equal(feed(HOURLY, doubled, times)[-1, 3:75], feed(HOURLY, x, at)[-1, 3:75])
 
 
+@pytest.mark.parametrize("forecaster", [HOURLY, FOUND], ids=["declared", "found"])
+@pytest.mark.parametrize(("wrong", "warms"), [([300], False), ([300, 301], True), ([0], True)], ids=str)
+def test_a_wrong_time_is_got_over(forecaster: Forecaster, wrong: list[int], warms: bool) -> None:
+    """If this fails, one time far ahead silences its series until then, or nobody hears why."""
+    at = np.arange(400) * HOUR
+    at[wrong] += 9000 * HOUR
+    out = feed(forecaster, daily(400), at)
+    codes = out[:, 1].astype(int)
+    assert codes[399] == state.OK
+    assert out[399, 2] == HOUR
+    assert (codes[wrong[-1] + 1 : wrong[-1] + 16] == (state.BEHIND if warms else state.OK)).all() or wrong == [0]
+    assert codes[300] == (state.AHEAD if 300 in wrong else state.OK)
+
+
 @pytest.mark.parametrize(
     ("values", "low", "high"),
     [
@@ -297,8 +311,9 @@ def test_what_cannot_be_forecast_says_so() -> None:
     gap = np.arange(120) * HOUR
     gap[60:] += 1000 * HOUR
     out = feed(HOURLY, daily(120), gap)
-    assert [SAID[int(out[i, 1])][0] for i in (59, 60, 119)] == ["ok", "warming", "ok"]
+    assert [SAID[int(out[i, 1])][0] for i in (59, 60, 61, 119)] == ["ok", "cannot", "warming", "ok"]
     assert "gap" in SAID[int(out[60, 1])][1]
+    assert "gap" in SAID[int(out[61, 1])][1]
     assert "one time" in SAID[int(feed(FOUND, daily(20), np.zeros(20))[-1, 1])][1]
 
 
