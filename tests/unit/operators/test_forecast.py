@@ -121,6 +121,13 @@ def test_weights_are_the_posterior(errors: list[float], seen: float) -> None:
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_errors_that_are_no_numbers_leave_one_member() -> None:
+    """If this fails, a member is looked up where there is none, which crashes the task."""
+    f, picks, weights = np.full(4 * state.MEMBERS, np.nan, np.float32), np.zeros(72, np.int64), np.zeros(72)
+    assert pool.smooth_weights(f, 0, state.GRID, 1, 12, 50.0, picks, weights) == 1
+    assert (picks[0], weights[0]) == (state.MEMBERS // 2, 1.0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=6, max_size=6))
 def test_the_middle_of_six_is_their_median(values: list[float]) -> None:
