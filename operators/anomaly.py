@@ -22,7 +22,7 @@ from schemas.time import duration
 
 Floats = NDArray[np.float64]
 
-VERSION = 3
+VERSION = 4
 """Of the layout of a state and of what its numbers mean."""
 
 DETECTORS = (

@@ -25,25 +25,11 @@ SKETCHES, BLOCKS, FIRST, LONGEST, KTH = 24, 32, 8, 128, 5
 BINS = 32
 
 (
-    READINGS,
-    AT,
-    CADENCE,
-    JITTER,
-    BEGAN,
-    FILLED,
-    PLACE,
-    LENGTH,
-    INSIDE,
-    DAMPED,
-    THETA,
-    KIND,
-    RECORD,
-    COUNTED,
-    TOUCHED,
-    SILENT,
-) = range(16)
-KEPT = (AT, CADENCE, JITTER, DAMPED, THETA, KIND, TOUCHED, SILENT)
-NOW = 16
+    READINGS, AT, CADENCE, JITTER, BEGAN, FILLED, PLACE, LENGTH, INSIDE, DAMPED, THETA, KIND, RECORD, COUNTED,
+    TOUCHED, SILENT, TOLD_OF, SINCE, LATES, LATEST,
+) = range(20)  # fmt: skip
+KEPT = (AT, CADENCE, JITTER, DAMPED, THETA, KIND, TOUCHED, SILENT, TOLD_OF, SINCE, LATES, LATEST)
+NOW = 20
 BOUND = NOW + SKETCHES
 TAIL = BOUND + SKETCHES
 BODY = TAIL + SKETCHES
@@ -60,6 +46,8 @@ TOLD, MEMBERS = 5, 11
 GAP, DUPLICATE, LATE, STUCK, SCALE, MISSING, REPEAT = (1 << bit for bit in range(7))
 OK, WARMING, CANNOT = range(3)
 
+PATIENCE = 16.0
+"""Late readings in a row after which the clock is taken for wrong, not they."""
 RECENT = 24.0
 """Readings over which `local` learns what is usual of late."""
 FLOOR = 0.1
@@ -75,6 +63,8 @@ DAMPED_TO, ORDINARY, MASK = 0.3, 3.0, 6.0
 
 A surprise beyond MASK damps no more than one of MASK: a second change is not swallowed by a greater one before it.
 """
+CLEARLY = 3.0
+"""A surprise that exceeds the one last told of by this much (in -log p: it has a twentieth of its chance) is another."""
 
 
 @part
@@ -268,7 +258,11 @@ def remember(s: Floats, g: Singles, b: int, x: float) -> None:
 
 @kernel
 def clock(s: Floats, b: int, at: float) -> tuple[float, int]:
-    """Milliseconds since the reading before, and flags; the cadence follows slowly."""
+    """Milliseconds since the reading before, and flags; the cadence follows slowly.
+
+    Where PATIENCE readings in a row are late, each later than the one before, it was a reading before them that was
+    ahead of its time: the clock is theirs from then on, as after a gap.
+    """
     flags = 0
     step = at - s[b + AT] if s[b + TOUCHED] > 0.0 else 0.0
     if s[b + TOUCHED] == 0.0:
@@ -276,7 +270,10 @@ def clock(s: Floats, b: int, at: float) -> tuple[float, int]:
     elif step == 0.0:
         flags = DUPLICATE
     elif step < 0.0:
-        flags = LATE
+        s[b + LATES] = s[b + LATES] + 1.0 if at > s[b + LATEST] else 1.0
+        s[b + LATEST], flags = at, LATE
+        if s[b + LATES] >= PATIENCE:
+            s[b + BEGAN], step, flags = min(s[b + BEGAN], at), 0.0, GAP
     else:
         cadence = s[b + CADENCE]
         if cadence == 0.0:
@@ -288,7 +285,7 @@ def clock(s: Floats, b: int, at: float) -> tuple[float, int]:
             s[b + JITTER] += 0.05 * (abs(move) - s[b + JITTER])
             s[b + CADENCE] += 0.05 * move
     if step >= 0.0:
-        s[b + AT] = at
+        s[b + AT], s[b + LATES] = at, 0.0
     s[b + TOUCHED] = 1.0
     return step, flags
 
@@ -298,9 +295,11 @@ def judge(s: Floats, b: int, found: float, step: float, rules: Floats) -> tuple[
     """What is left of a surprise after damping, whether it is an alarm, and the sensor's threshold, all in -log p.
 
     After a surprise fit for an alarm, those that are not greater are damped, for rules[2] readings or a tenth of what
-    is expected from alarm to alarm; an alarm is not repeated before a quarter of that was quiet. The threshold begins
-    where the budget (alarms a millisecond, rules[0]) says, rises with every alarm and falls with time, so that in the
-    long run alarms come as often as declared, whatever the tail is like.
+    is expected from alarm to alarm. One that is not CLEARLY greater is no alarm before a quarter of that was quiet;
+    but what goes on for half of it (or RECENT readings) is waited for no longer, and is told of again where it lasts,
+    as it may be something else. The threshold begins where the budget (alarms a millisecond, rules[0]) says, rises
+    with every alarm and falls with time, so that in the long run alarms come as often as declared, whatever the tail
+    is like.
     """
     warm = s[b + READINGS] >= rules[1]
     if warm and step > 0.0:
@@ -309,14 +308,18 @@ def judge(s: Floats, b: int, found: float, step: float, rules: Floats) -> tuple[
     rate = min(max(rules[0] * s[b + CADENCE], 1e-12), 0.05)
     threshold = max(s[b + THETA] - math.log(rate), 1.0)
     damped, lasting = s[b + DAMPED], max(min(rules[2], 0.1 / rate), 2.0)
-    silent = s[b + SILENT] > 1.0
+    silent = s[b + SILENT] > 1.0 and found <= s[b + TOLD_OF] + CLEARLY
     left = found if found > damped and not silent else max(DAMPED_TO * found, min(found, ORDINARY, threshold - 1.0))
     alarm = warm and left >= threshold and not silent
     s[b + DAMPED] = damped * (1.0 - 1.0 / lasting)
     s[b + SILENT] -= 1.0
+    s[b + SINCE] += 1.0
     if found >= threshold:
         s[b + DAMPED] = max(s[b + DAMPED], min(found, MASK))
-        s[b + SILENT] = lasting / 4.0
+        if not silent:
+            s[b + TOLD_OF], s[b + SINCE] = found, 0.0
+        if s[b + SINCE] <= max(lasting / 2.0, RECENT):
+            s[b + SILENT] = lasting / 4.0
     if alarm:
         s[b + THETA] += GAIN
     return left, alarm, threshold

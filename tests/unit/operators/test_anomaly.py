@@ -252,6 +252,26 @@ def test_second_change_is_seen_soon_after_the_first() -> None:
     assert told["alarm"][[1000, 1100]].all()
 
 
+def usual(n: int) -> tuple[Floats, NDArray[np.int64]]:
+    """A day's wave with noise, every five minutes, and its clock."""
+    values = 20 + 5 * np.sin(np.arange(n) / 288 * 2 * np.pi) + np.random.default_rng(2).normal(0, 0.3, n)
+    return values, START + HOUR // 12 * np.arange(n)
+
+
+@pytest.mark.parametrize("after", [5, 20, 40, 60])
+@pytest.mark.parametrize("failure", ["dead", "step", "stuck"])
+def test_what_fails_soon_after_an_alarm_is_told_of(after: int, failure: str) -> None:
+    """A sensor that dies, or hangs, within hours of a lesser alarm is never reported, however long it lasts."""
+    values, at = usual(4000)
+    values[3300] += 4.0
+    values[3300 + after :] = {"dead": 0.0, "step": values[3300 + after :] + 500, "stuck": values[3300 + after]}[failure]
+    alarms = np.flatnonzero(once(values, at)["alarm"][3300:])
+    assert 0 in alarms
+    first = alarms[alarms >= after][0]
+    assert first <= (160 if failure == "stuck" else after)
+    assert len(alarms) <= 4
+
+
 def test_a_calm_values_jump_is_not_hidden_by_a_wild_one() -> None:
     """What is usual of the wildest value is taken to be usual of all."""
     draw, n = np.random.default_rng(5), 1500
@@ -282,6 +302,18 @@ def test_what_is_wrong_with_a_reading_is_named() -> None:
     assert told["state"][800] == 2
     assert set(flagged(told, "stuck")) >= set(range(920, 950))
     assert told["alarm"][900:950].any()
+
+
+def test_one_time_far_ahead_is_survived() -> None:
+    """One wrong clock disables a sensor until time has caught up; or a few late readings turn its clock back."""
+    values, at = usual(4000)
+    at[1000] += 30 * 24 * HOUR
+    at[3000:3015] -= 10 * HOUR
+    values[3500] += 10.0
+    told = once(values, at)
+    assert flagged(told, "late") == [*range(1001, 1016), *range(3000, 3015)]
+    assert flagged(told, "gap") == [1000, 1016, 3015]
+    assert told["alarm"][3500]
 
 
 def test_change_of_unit_is_named_and_learned_anew() -> None:
