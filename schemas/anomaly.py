@@ -17,8 +17,10 @@ class Reading(Event, frozen=True, gc=False):
     values: Values | None = None
 
     def __post_init__(self) -> None:
-        if (self.value is None) == (self.values is None):
-            raise ValueError("missing required field `value` or `values`, or found both; expected one of them")
+        if self.value is not None and self.values is not None:
+            raise ValueError("found `value` and `values`, expected one of them")
+        if self.value is None and self.values is None:
+            raise ValueError("missing required field `value` or `values`: none, empty, or no finite number (NaN)")
 
 
 class Verdict(Outcome, frozen=True, gc=False):

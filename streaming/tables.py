@@ -26,21 +26,23 @@ def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
     fields = {field.name for field in info.fields}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
-        header = rows.fieldnames or ()
-        missing = [f.name for f in info.fields if f.required and f.name not in (*header, "id")]
-        if missing:
-            raise DefinitionError(
-                f"{path}:1: found the columns {', '.join(header) or 'none'}, expected {missing[0]!r} among them "
-                f"({kind.__name__} has {', '.join(sorted(fields))})"
-            )
-        for number, row in enumerate(rows, start=1):
-            if None in row:
-                raise DefinitionError(f"{path}:{rows.line_num}: found more cells than the header has columns")
-            event: dict[str, object] = {"id": f"row-{number}"}
-            for name, cell in row.items():
-                if cell:
-                    event[name] = cell if name in texts or name not in fields else _value(name, cell)
-            yield msgspec.json.encode(event)
+        try:
+            header = rows.fieldnames or ()
+            missing = [f.name for f in info.fields if f.required and f.name not in (*header, "id")]
+            if missing:
+                raise DefinitionError(
+                    f"{path}:1: found the columns {', '.join(header) or 'none'}, expected {missing[0]!r} among them "
+                    f"({kind.__name__} has {', '.join(sorted(fields))})"
+                )
+            for number, row in enumerate(rows, start=1):
+                if None in row:
+                    raise DefinitionError(f"{path}:{rows.line_num}: found more cells than the header has columns")
+                cells = {name: cell for name, cell in row.items() if cell}
+                found = {n: c if n in texts or n not in fields else _value(n, c) for n, c in cells.items()}
+                yield msgspec.json.encode({"id": f"row-{number}", **found})
+        except (UnicodeDecodeError, csv.Error) as error:
+            expected = f"expected text in UTF-8, at most {csv.field_size_limit():,} characters a cell"
+            raise DefinitionError(f"{path}:{rows.line_num + 1}: {error}; {expected}") from error
 
 
 def _value(name: str, cell: str) -> object:

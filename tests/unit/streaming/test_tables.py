@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from schemas.anomaly import Reading
+from schemas.codec import Decoder
 from schemas.errors import DefinitionError
 from streaming.tables import events
 
@@ -35,3 +36,25 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, found: str) -> None:
     """If this fails, a file with a missing or a surplus column is decided as something else."""
     with pytest.raises(DefinitionError, match=found):
         rows(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "file", ["at,sensor,value\n1,é,1\n".encode("latin-1"), "at,sensor,value\n1,a,1\n".encode("utf-16"),
+             b"at,sensor,value\n1," + 200_000 * b"a" + b",1\n"], ids=["latin-1", "utf-16", "wide"],
+)  # fmt: skip
+def test_a_file_in_another_encoding_or_a_huge_cell_is_named(tmp_path: Path, file: bytes) -> None:
+    """If this fails, a file that is no table in UTF-8 ends in a traceback that does not say which file, or where."""
+    (path := tmp_path / "sensors.csv").write_bytes(file)
+    with pytest.raises(DefinitionError, match=r"sensors\.csv:\d: .*expected text in UTF-8"):
+        list(events(path, Reading))
+
+
+def test_a_reading_without_a_number_is_told_from_one_with_both(tmp_path: Path) -> None:
+    """If this fails, an empty cell or NaN is said to be a field that is missing, or there twice."""
+    decoder = Decoder(Reading)
+    for cell in ("", "NaN"):
+        (tmp_path / "sensors.csv").write_text(f"at,sensor,value\n1,a,{cell}\n")
+        _, _, [dead] = decoder.batch(list(events(tmp_path / "sensors.csv", Reading)))
+        assert (dead.kind, "NaN" in dead.detail, "both" in dead.detail) == ("missing-field", True, False)
+    _, _, [dead] = decoder.batch([b'{"id":"a","at":1,"sensor":"a","value":1,"values":{"x":1}}'])
+    assert "expected one of them" in dead.detail
