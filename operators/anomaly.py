@@ -25,11 +25,9 @@ Floats = NDArray[np.float64]
 VERSION = 4
 """Of the layout of a state and of what its numbers mean."""
 
-DETECTORS = (
-    "level", "forecast", "seasonal", "drift", "spread", "half_space", "shape", "stuck", "distance", "shift",
-    "jump",
-)  # fmt: skip
-FLAGS = ("gap", "duplicate", "late", "stuck", "scale", "missing", "repeat")
+DETECTORS = ("level", "forecast", "seasonal", "drift", "spread", "half_space",
+             "shape", "stuck", "distance", "shift", "jump")  # fmt: skip
+FLAGS = ("gap", "duplicate", "late", "stuck", "scale", "missing", "repeat", "renamed", "ignored")
 """What bit 0, 1, … of the column `flags` says of a reading."""
 STATES = ("ok", "warming", "cannot")
 """What 0, 1, … in the column `state` says of a decision."""
@@ -58,6 +56,8 @@ class Detector:
             if not isinstance(found, int) or not least <= found <= most:
                 raise DefinitionError(f"Detector({name}={found!r}): expected a whole number from {least} to {most}")
 
+    named = "values"
+    """Event field whose names are told too: values are matched by name, one that is absent is missing."""
     labelled = True
     """A verdict (label false: the alarm was none) raises its sensor's threshold, a confirmed alarm lowers it."""
 
@@ -104,6 +104,7 @@ class Detector:
         singles[0, 2 * one.DAY : 2 * one.BASIS] = np.nan
         zero[0, one.LAST] = np.nan
         zero[0, [one.INVERSE + A.cell(i, i) for i in range(one.INPUTS)]] = 100.0
+        zero[1, many.LAST : many.LAST + many.LIMIT] = np.nan
         for matrix in (many.LEVELS, many.CHANGES) if self.values else ():
             zero[1, [matrix + A.cell(i, i) for i in range(many.LIMIT)]] = 1.0
         return zero
@@ -118,9 +119,9 @@ class Detector:
     ) -> None:  # fmt: skip
         """Score k rows in order into out f64[k, f]; row i is of the sensor states[slot[i]].
 
-        port 0: a reading, columns f64[k, c] by `inputs` at ms; port 1: a verdict (label 1 or 0). Rows that are not
-        fresh are left out.
+        port 0: a reading, columns f64[k, c] by `inputs` at ms, then numbers that stand for the names of its values
+        (without those its first, second … value is meant); port 1: a verdict (label 1 or 0). Rows that are not fresh
+        are left out.
         """
-        anomaly_step.step(
-            states.reshape(-1), states.shape[1], (slot, port, at, label, fresh), columns, self._zero, self._rules, out
-        )
+        rows = (slot, port, at, label, fresh)
+        anomaly_step.step(states.reshape(-1), states.shape[1], rows, columns, self._zero, self._rules, out)

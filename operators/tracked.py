@@ -24,6 +24,7 @@ class TrackedFeatures:
         tracker = declared.tracker
         self.entity, self.names, self.inputs = declared.entity, declared.names, declared.fields
         self.labelled, self.fingerprint = declared.labelled, tracker.fingerprint
+        self.named: str = getattr(tracker, "named", "")
         self.width = tracker.words + HEADER
         self._tracker, self._dedupe = tracker, dedupe
         digest = hashlib.sha256(f"{tracker.fingerprint};{self.width}".encode()).digest()

@@ -6,6 +6,7 @@ reads a clock, draws a random number or waits for anything; runners bring states
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -114,8 +115,7 @@ class Intake:
                 numbers[:, column] = np.fromiter(values, np.float64, k)
             column += len(field.columns)
         return Events(
-            index, ids, tuple(texts),
-            np.fromiter(map(_AT, records), np.int64, k), hash_ids(ids), numbers,
+            index, ids, tuple(texts), np.fromiter(map(_AT, records), np.int64, k), hash_ids(ids), numbers,
             np.empty((k, self._width)),
         )  # fmt: skip
 
@@ -148,6 +148,13 @@ def _entries(mappings: Iterable[Mapping[str, float] | None], out: F64) -> list[s
         row[-1] = len(ordered)
         names.append("\0".join(name for name, _ in ordered))
     return names
+
+
+@lru_cache(4096)
+def _hashes(text: str, room: int) -> tuple[float, ...]:
+    """A number from 1 to 2**52 for each name of `text`, then 0."""
+    found = (hash_ids(text.split("\0") if text else []) >> np.uint64(12)).tolist()
+    return tuple(1.0 + h for h in found) + (0.0,) * (room - len(found))
 
 
 class Labels(msgspec.Struct, frozen=True, eq=False):
@@ -185,6 +192,9 @@ def update(
     k, told = len(events.ids), len(labels.at)
     features = stage.features
     columns = events.numbers[:, list(stage.columns)]
+    for place, room in stage.names:
+        names = np.reshape([_hashes(text, room) for text in events.entities[place]], (k, room))
+        columns = np.concatenate((columns, names), axis=1)
     out = np.empty((told + k, len(features.names)))
     if told:
         rows, main = _told(slot, events, labels, columns)
@@ -199,10 +209,11 @@ def update(
 def _told(slot: NDArray[np.int32], events: Events, labels: Labels, columns: F64) -> tuple[Rows, NDArray[np.bool_]]:
     """Labels and events of a batch in the order of `_order`, and which of the rows are events."""
     k, told = len(events.ids), len(labels.at)
+    about = np.pad(labels.columns, ((0, 0), (0, columns.shape[1] - labels.columns.shape[1])))
     rows = Rows(
         slot=slot, port=np.repeat(np.array([1, 0], np.uint8), (told, k)), at=np.concatenate((labels.at, events.at)),
         origin=np.concatenate((labels.origin, events.at)), label=np.concatenate((labels.label, np.zeros(k))),
-        ids=np.concatenate((labels.hash, events.hash)), columns=np.concatenate((labels.columns, columns)),
+        ids=np.concatenate((labels.hash, events.hash)), columns=np.concatenate((about, columns)),
     )  # fmt: skip
     order = _order(labels.at, events.at)
     rows = Rows._make(column[order] for column in rows)

@@ -28,7 +28,8 @@ class Stage:
     """One keyed step: the features of one entity, and after the last of them the decision.
 
     `columns` are the indices of `features.inputs` among the numeric fields of the event, `start` the first feature
-    column that this stage writes.
+    column that this stage writes. `names`: of the mapping whose names it is told, if any, the place among an event's
+    texts, and how many there may be.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Stage:
     columns: tuple[int, ...]
     start: int
     last: bool
+    names: tuple[tuple[int, int], ...]
 
     @property
     def entity(self) -> str:
@@ -107,6 +109,7 @@ class Plan:
 def plan(workload: Workload) -> Plan:
     """Compile `workload`; DefinitionError where a feature reads what is not there."""
     stages, start = [], 0
+    maps = list(enumerate((field for field in workload.fields if field.room), len(workload.blocks)))
     for index, block in enumerate(workload.blocks):
         first, where = index == 0, f"workload {workload.name!r}: by({block.entity!r}, …)"
         features = TrackedFeatures(block, first) if isinstance(block, Tracked) else compile_features(block, first)
@@ -117,7 +120,8 @@ def plan(workload: Workload) -> Plan:
         if features.labelled and workload.outcome is None:
             raise DefinitionError(f"{where} reads labels: outcome= must say their type")
         columns = tuple(workload.numbers.index(name) for name in features.inputs)
-        stages.append(Stage(index, features, columns, start, index == len(workload.blocks) - 1))
+        names = tuple((i, f.room) for i, f in maps if f.name == getattr(features, "named", ""))
+        stages.append(Stage(index, features, columns, start, index == len(workload.blocks) - 1, names))
         start = stages[-1].stop
     result = Plan(
         workload,

@@ -21,29 +21,23 @@ Singles = NDArray[np.float32]
 Given = tuple[Floats, Floats, Floats, Floats, Floats, Floats]
 """What every reading is given: a fresh state, the rules (see `judge`), room for raw numbers, x, y, sums."""
 
-SKETCHES, BLOCKS, FIRST, LONGEST, KTH = 24, 32, 8, 128, 5
-BINS = 32
+SKETCHES, BLOCKS, FIRST, LONGEST, KTH, BINS = 24, 32, 8, 128, 5, 32
 
 (
     READINGS, AT, CADENCE, JITTER, BEGAN, FILLED, PLACE, LENGTH, INSIDE, DAMPED, THETA, KIND, RECORD, COUNTED,
     TOUCHED, SILENT, TOLD_OF, SINCE, LATES, LATEST,
 ) = range(20)  # fmt: skip
 KEPT = (AT, CADENCE, JITTER, DAMPED, THETA, KIND, TOUCHED, SILENT, TOLD_OF, SINCE, LATES, LATEST)
-NOW = 20
-BOUND = NOW + SKETCHES
-TAIL = BOUND + SKETCHES
-BODY = TAIL + SKETCHES
+NOW, BOUND, TAIL, BODY = (20 + SKETCHES * k for k in range(4))
 RINGS = BODY + BINS // 2
 SCORE = 0
 """Sketch of the combined scores; after it come those of the detectors, of which a sensor has as many as it uses."""
 
 TOLD, MEMBERS = 5, 11
 """A row tells score, alarm, state, flags and threshold, then what each of eleven detectors found, then values."""
-(LEVEL, FORECAST, SEASONAL, DRIFT, SPREAD, HALF_SPACE, SHAPE, UNCHANGED, DISTANCE, SHIFT, JUMP) = range(
-    TOLD, TOLD + MEMBERS
-)
+LEVEL, FORECAST, SEASONAL, DRIFT, SPREAD, HALF_SPACE, SHAPE, UNCHANGED, DISTANCE, SHIFT, JUMP = range(5, 16)
 
-GAP, DUPLICATE, LATE, STUCK, SCALE, MISSING, REPEAT = (1 << bit for bit in range(7))
+GAP, DUPLICATE, LATE, STUCK, SCALE, MISSING, REPEAT, RENAMED, IGNORED = (1 << bit for bit in range(9))
 OK, WARMING, CANNOT = range(3)
 
 PATIENCE = 16.0
@@ -64,28 +58,23 @@ DAMPED_TO, ORDINARY, MASK = 0.3, 3.0, 6.0
 A surprise beyond MASK damps no more than one of MASK: a second change is not swallowed by a greater one before it.
 """
 CLEARLY = 3.0
-"""A surprise that exceeds the one last told of by this much (in -log p: it has a twentieth of its chance) is another."""
+"""A surprise that exceeds the one last told of by this much (in -log p: a twentieth of its chance) is another."""
 
 
 @part
 def excess(s: Floats, b: int, k: int, v: float) -> float:
     """How far `v` is beyond sketch `k`'s bound, in mean excesses; below it, from -1 to 0; NaN: not known yet."""
     bound = s[b + BOUND + k]
-    x = math.nan
-    if bound > 0.0:
-        x = (v - bound) / (s[b + TAIL + k] + FLOOR * bound) if v > bound else (v - bound) / bound
-    return x
+    if not bound > 0.0:
+        return math.nan
+    return float((v - bound) / (s[b + TAIL + k] + FLOOR * bound if v > bound else bound))
 
 
 @part
 def excess_log(s: Floats, b: int, k: int, v: float) -> float:
     """The same for a sketch of logarithms, whose unit is 1."""
-    x: float = v - s[b + BOUND + k]
-    if x > 0.0:
-        x /= s[b + TAIL + k] + FLOOR
-    elif x < -1.0:
-        x = -1.0
-    return x
+    x = v - s[b + BOUND + k]
+    return float(x / (s[b + TAIL + k] + FLOOR) if x > 0.0 else (-1.0 if x < -1.0 else x))
 
 
 @part
@@ -153,8 +142,7 @@ def forget(s: Floats, g: Singles, b: int, k: int) -> None:
     """Empty sketch `k`."""
     s[b + NOW + k] = -math.inf
     s[b + BOUND + k] = math.nan
-    for i in range(BLOCKS):
-        g[2 * (b + RINGS) + k * BLOCKS + i] = -math.inf
+    g[2 * (b + RINGS) + k * BLOCKS : 2 * (b + RINGS) + (k + 1) * BLOCKS] = -math.inf
 
 
 @kernel
@@ -248,8 +236,7 @@ def surprise(s: Floats, g: Singles, b: int, x: float) -> float:
 @kernel
 def remember(s: Floats, g: Singles, b: int, x: float) -> None:
     """Count a combined score among the sensor's own."""
-    for i in range(BINS):
-        g[2 * (b + BODY) + i] *= np.float32(0.9995)
+    g[2 * (b + BODY) : 2 * (b + BODY) + BINS] *= np.float32(0.9995)
     g[2 * (b + BODY) + bin_of(x)] += np.float32(1.0)
     s[b + COUNTED] = s[b + COUNTED] * 0.9995 + 1.0
     if s[b + READINGS] > FIRST * 4:
@@ -274,16 +261,14 @@ def clock(s: Floats, b: int, at: float) -> tuple[float, int]:
         s[b + LATEST], flags = at, LATE
         if s[b + LATES] >= PATIENCE:
             s[b + BEGAN], step, flags = min(s[b + BEGAN], at), 0.0, GAP
+    elif s[b + CADENCE] == 0.0:
+        s[b + CADENCE] = step
     else:
         cadence = s[b + CADENCE]
-        if cadence == 0.0:
-            s[b + CADENCE] = step
-        else:
-            if step > 3.0 * cadence + 4.0 * s[b + JITTER]:
-                flags = GAP
-            move = min(max(step - cadence, -cadence), cadence)
-            s[b + JITTER] += 0.05 * (abs(move) - s[b + JITTER])
-            s[b + CADENCE] += 0.05 * move
+        flags = GAP if step > 3.0 * cadence + 4.0 * s[b + JITTER] else 0
+        move = min(max(step - cadence, -cadence), cadence)
+        s[b + JITTER] += 0.05 * (abs(move) - s[b + JITTER])
+        s[b + CADENCE] += 0.05 * move
     if step >= 0.0:
         s[b + AT], s[b + LATES] = at, 0.0
     s[b + TOUCHED] = 1.0

@@ -26,9 +26,12 @@ ORIGIN, MEAN, VARIANCE, LAST = (OWN + 2 + LIMIT * k for k in range(4))
 LOCAL = OWN + 2 + LIMIT * 4
 STEADY, RUN, LONGEST, DRIFTED = (2 * (LOCAL + 4 * LIMIT) + LIMIT * k for k in range(4))
 """Of the state as float32."""
-LEVELS = LOCAL + 6 * LIMIT
-CHANGES = LEVELS + TRIANGLE
-WORDS = CHANGES + TRIANGLE
+LEVELS, CHANGES, NAMES = (LOCAL + 6 * LIMIT + TRIANGLE * k for k in range(3))
+"""Numbers that stand for the names of the values, in the order in which those are kept."""
+WORDS = NAMES + LIMIT
+
+Told = tuple[int, Floats, Floats]
+"""How many values a reading has; those there is room for, and numbers that stand for their names."""
 
 KEEP, RIDGE, SWING = 0.999, 0.01, 16.0
 
@@ -53,14 +56,20 @@ def distance(s: Floats, b: int, o: int, n: int, x: Floats, y: Floats) -> float:
 
 @kernel
 def standardise(s: Floats, g: A.Singles, b: int, n: int, values: Floats, x: Floats) -> tuple[float, int, float]:
-    """x[:n] values and x[16:16 + n] changes, in deviations; the greatest value, how many are missing, the stuck."""
+    """x[:n] values and x[16:16 + n] changes, in deviations; the greatest value, how many are missing, the stuck.
+
+    x[32:32 + n] are the values from the first; of one that is missing NaN there, and 0: it says nothing.
+    """
     greatest, missing, stuck = 0.0, 0, -math.inf
     for i in range(n):
         v, p, q = values[i], b + i, 2 * b + i
-        if s[b + SEEN] == 0.0:
-            s[p + ORIGIN] = v if v == v else 0.0
-        v = min(max(v - s[p + ORIGIN], -1e30), 1e30) if v == v else s[p + MEAN]
-        missing += int(values[i] != values[i])
+        if v != v:
+            x[i], x[LIMIT + i], x[2 * LIMIT + i] = 0.0, 0.0, math.nan
+            missing += 1
+            continue
+        if s[p + LAST] != s[p + LAST]:
+            s[p + ORIGIN] = v
+        v = min(max(v - s[p + ORIGIN], -1e30), 1e30)
         deviation = math.sqrt(s[p + VARIANCE])
         x[i] = min(max((v - s[p + MEAN]) / deviation, -1e6), 1e6) if deviation > 0.0 else 0.0
         steady, before = float(g[q + STEADY]), s[p + LAST]
@@ -81,6 +90,8 @@ def learn(s: Floats, g: A.Singles, b: int, n: int, x: Floats) -> None:
     rate = max(1.0 / (s[b + SEEN] + 1.0), 0.0005)
     for i in range(n):
         p, q, v = b + i, 2 * b + i, x[2 * LIMIT + i]
+        if v != v:
+            continue
         deviation = math.sqrt(s[p + VARIANCE])
         if deviation > 0.0:
             both = (v - s[p + MEAN]) * (s[p + LAST] - s[p + MEAN]) / s[p + VARIANCE]
@@ -150,3 +161,50 @@ def readings(s: Floats, g: A.Singles, b: int, at: float, values: Floats, given: 
     if learning:
         learn(s, g, b, n, x)
         A.keep(s, g, b, total, raw, room, SKETCHES)
+
+
+@part
+def place_of(s: Floats, b: int, n: int, name: float) -> int:
+    """Where the value called `name` is among the n of a sensor; n: nowhere."""
+    for i in range(n):
+        if s[b + NAMES + i] == name:
+            return i
+    return n
+
+
+@kernel
+def known(s: Floats, b: int, total: int, names: Floats, limit: int, anew: Floats) -> int:
+    """Make sure that a sensor, which has room for `limit`, knows the `names` of a reading that has `total`; flags.
+
+    A name not seen before begins anew, as a new sensor does (`anew`), with the names of this reading; and, while the
+    sensor is young, with those it had, too: they may come apart. Names for which there is no room are left out.
+    """
+    n, strange, flags = max(int(s[b + A.KIND]) - 1, 0), 0, A.IGNORED if total > limit else 0
+    for name in names:
+        strange += int(place_of(s, b, n, name) == n)
+    if strange > 0 and (total <= limit or n < limit or strange == names.shape[0]):
+        flags |= A.RENAMED if s[b + A.KIND] > 0.0 else 0
+        n = n if s[b + A.READINGS] < A.FIRST * 4 and n + strange <= limit else 0
+        A.restart(s, b, anew[:NAMES])
+        for name in names:
+            place = place_of(s, b, n, name)
+            s[b + NAMES + place] = name
+            n += int(place == n)
+        s[b + A.KIND] = n + 1.0
+    return flags
+
+
+@kernel
+def named(s: Floats, g: A.Singles, b: int, at: float, told: Told, given: A.Given, row: Floats) -> None:
+    """Score a reading of values by name: one that is absent is NaN; row tells of each in the order of the reading."""
+    total, found, names = told
+    first, limit = A.TOLD + A.MEMBERS, row.shape[0] - A.TOLD - A.MEMBERS
+    flags, n = known(s, b, total, names, limit, given[0][1]), int(s[b + A.KIND]) - 1
+    values = np.full(limit + 1, math.nan)  # what has no place is written, and read, at the end
+    for i in range(names.shape[0]):
+        values[place_of(s, b, n, names[i])] = found[i]
+    readings(s, g, b, at, values[:n], given, row)
+    values[:n], values[n], row[3] = row[first : first + n], 0.0, float(int(row[3]) | flags)
+    row[first:] = 0.0
+    for i in range(names.shape[0]):
+        row[first + i] = values[place_of(s, b, n, names[i])]

@@ -18,6 +18,9 @@ Bytes = NDArray[np.uint8]
 
 (HIGH, LOW, FORECAST, SEASON, DRIFT, LOUD, CALM, TREES, FINE, COARSE, RUNS, SHIFT, JUMP) = range(1, 14)
 SKETCHES = JUMP + 1
+BEYOND = ((FORECAST, A.FORECAST), (SEASON, A.SEASONAL), (DRIFT, A.DRIFT), (LOUD, A.SPREAD),
+          (FINE, A.SHAPE), (COARSE, A.SHAPE), (SHIFT, A.SHIFT), (JUMP, A.JUMP))  # fmt: skip
+"""Sketches whose excesses count as they are, and the detector that each is told as."""
 
 OWN = A.RINGS + SKETCHES * A.BLOCKS // 2
 (
@@ -26,10 +29,8 @@ OWN = A.RINGS + SKETCHES * A.BLOCKS // 2
 ) = range(OWN, OWN + 22)  # fmt: skip
 GATHERED = OWN + 24
 """Of each of two scales: sum, readings in it, points of the shape, points learned from."""
-LOCAL = GATHERED + 8
-LAGS = LOCAL + 4
-ORDER = 5
-INPUTS = ORDER + 2
+LOCAL, LAGS = GATHERED + 8, GATHERED + 12
+ORDER, INPUTS = 5, 7
 WEIGHTS = LAGS + ORDER
 INVERSE = WEIGHTS + INPUTS
 DAYS, WEEKS = 48, 84
@@ -259,12 +260,14 @@ def interrupt(s: Floats, b: int) -> None:
     """After a gap nothing is known of the last readings."""
     s[b + LAGS_KNOWN], s[b + RUN], s[b + LAST] = 0.0, 0.0, math.nan
     for scale in range(len(SCALES)):
-        for i in range(3):
-            s[b + GATHERED + 4 * scale + i] = 0.0
+        s[b + GATHERED + 4 * scale : b + GATHERED + 4 * scale + 3] = 0.0
 
 
 @part
 def rescaled(s: Floats, b: int) -> bool:
-    """Whether forecast errors have for some time been of quite another size than they were."""
-    fell = s[b + SPREAD] < 0.04 and s[b + RUN] < 8.0
+    """Whether forecast errors have for some time been of quite another size than they were.
+
+    Where they fall but the steps from reading to reading do not, the sensor is only foreseen ever better.
+    """
+    fell = s[b + SPREAD] < 0.04 and s[b + RUN] < 8.0 and s[b + SPREAD] * s[b + ERROR] > 0.04 * s[b + LOCAL + 3]
     return bool(s[b + SEEN] > 200.0 and s[b + ERROR] > 0.0 and (s[b + SPREAD] > 5.0 or fell))

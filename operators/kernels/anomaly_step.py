@@ -83,17 +83,11 @@ def reading(
     if learning:
         raw[one.HIGH], raw[one.LOW] = v, -v
         observe(s, g, m, b, (at, v), given)
-        A.add(A.excess(s, b, one.FORECAST, raw[one.FORECAST]), 1.0, A.FORECAST, row, room)
-        A.add(A.excess(s, b, one.SEASON, raw[one.SEASON]), 1.0, A.SEASONAL, row, room)
-        A.add(A.excess(s, b, one.DRIFT, raw[one.DRIFT]), 1.0, A.DRIFT, row, room)
-        A.add(A.excess(s, b, one.LOUD, raw[one.LOUD]), 1.0, A.SPREAD, row, room)
+        for k, of in one.BEYOND:
+            A.add(A.excess(s, b, k, raw[k]), 1.0, of, row, room)
         A.add(A.excess_log(s, b, one.CALM, raw[one.CALM]), 1.0, A.SPREAD, row, room)
         A.add(A.excess_log(s, b, one.TREES, raw[one.TREES]), 0.25, A.HALF_SPACE, row, room)
-        A.add(A.excess(s, b, one.FINE, raw[one.FINE]), 1.0, A.SHAPE, row, room)
-        A.add(A.excess(s, b, one.COARSE, raw[one.COARSE]), 1.0, A.SHAPE, row, room)
         A.add(A.excess_log(s, b, one.RUNS, raw[one.RUNS] - 0.7), 1.0, A.UNCHANGED, row, room)
-        A.add(A.excess(s, b, one.SHIFT, raw[one.SHIFT]), 1.0, A.SHIFT, row, room)
-        A.add(A.excess(s, b, one.JUMP, raw[one.JUMP]), 1.0, A.JUMP, row, room)
         flags |= A.STUCK if row[A.UNCHANGED] > 0.0 else 0
         flags |= A.SCALE if one.rescaled(s, b) else 0
     total = A.finish(s, g, b, (step, flags), rules, room, row)
@@ -113,7 +107,8 @@ def step(states: Floats, width: int, rows: Rows, columns: Floats, zero: Floats, 
     s = borrowed(states)
     g, m = s.view(np.float32), s.view(np.uint8)
     slot, port, at, label, fresh = rows
-    several = columns.shape[1] > 1
+    room = out.shape[1] - A.TOLD - A.MEMBERS
+    places = np.arange(1.0, room + 1.0)
     given = (zero, rules, np.empty(A.SKETCHES), np.empty(64), np.empty(64), np.empty(8))
     for i in range(slot.shape[0]):
         b = int(slot[i]) * width
@@ -127,11 +122,13 @@ def step(states: Floats, width: int, rows: Rows, columns: Floats, zero: Floats, 
         if port[i] == 1:
             s[b + A.THETA] += A.GAIN if label[i] == 0.0 else -A.GAIN
             continue
-        n = min(int(columns[i, columns.shape[1] - 1]), columns.shape[1] - 2) if several else 0
-        if s[b + A.KIND] != n + 1.0:
-            A.restart(s, b, zero[min(n, 1)])
-            s[b + A.KIND] = n + 1.0
-        if n == 0:
-            reading(s, g, m, b, (float(at[i]), columns[i, 0]), given, out[i])
-        else:
-            many.readings(s, g, b, float(at[i]), columns[i, 1 : 1 + n], given, out[i])
+        total = int(columns[i, room + 1]) if room > 0 else 0
+        n = min(total, room)
+        if n > 0:
+            names = columns[i, room + 2 : room + 2 + n] if columns.shape[1] > room + 2 else places[:n]
+            many.named(s, g, b, float(at[i]), (total, columns[i, 1 : 1 + n], names), given, out[i])
+            continue
+        if s[b + A.KIND] != 1.0:
+            A.restart(s, b, zero[0])
+            s[b + A.KIND] = 1.0
+        reading(s, g, m, b, (float(at[i]), columns[i, 0]), given, out[i])

@@ -353,6 +353,59 @@ def test_verdicts_move_the_threshold() -> None:
     assert thresholds[0] > thresholds[1] > thresholds[2]
 
 
+def named(rows: list[dict[int, float]]) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """What is told of readings of values by name, and of the same where names come as places, as in `once`."""
+    detector, n = Detector(values=3), len(rows)
+    columns = np.zeros((n, 8))
+    columns[:, :4] = math.nan
+    for out, row in zip(columns, rows, strict=True):
+        m = min(len(row), 3)
+        out[1 : 1 + m], out[5 : 5 + m], out[4] = list(row.values())[:3], list(row)[:3], len(row)
+    return once(columns, detector=detector), once(np.ascontiguousarray(columns[:, :5]), detector=detector)
+
+
+def test_values_are_known_by_name() -> None:
+    """One absent value restarts its sensor, or the others are taken for it; other values are not told from them."""
+    draw = np.random.default_rng(8)
+    rows = [{7: v, 3: 100.0 + w} for v, w in draw.standard_normal((1500, 2)).tolist()]
+    whole = named(rows)
+    assert all(np.array_equal(whole[0][name], whole[1][name]) for name in whole[0])
+    for i in range(50, 1500, 50):
+        rows[i] = {3: rows[i][3]}
+    rows[1225] = {3: 130.0, 7: 0.0}
+    told, _ = named(rows)
+    assert flagged(told, "missing") == list(range(50, 1500, 50))
+    assert not flagged(told, "renamed")
+    assert np.count_nonzero(told["state"]) == 128
+    assert not told["alarm"][50::50].any()
+    assert told["alarm"].sum() <= 10  # 57 days, one a week
+    assert told["alarm"][1225] == 1
+    assert told["value_0"][1225] > 1.0 > told["value_1"][1225]
+
+
+def test_other_values_begin_anew() -> None:
+    """Other names are scored by what was usual of the old; names that come apart restart their sensor for ever."""
+    draw = np.random.default_rng(9)
+    values = draw.standard_normal((900, 2)).tolist()
+    told, _ = named([{1: v, 2: w} if i < 500 else {1: v, 9: w} for i, (v, w) in enumerate(values)])
+    assert flagged(told, "renamed") == [500]
+    assert np.flatnonzero(told["state"]).tolist() == [*range(128), *range(500, 628)]
+    told, _ = named([{1: v} if i % 2 else {2: w} for i, (v, w) in enumerate(values)])
+    assert flagged(told, "renamed") == [1]
+    assert told["state"][200:].max() == 0
+    told, _ = named([{1: v, 2: w, 3: v, 4: w} for v, w in values])
+    assert flagged(told, "ignored") == list(range(900))
+    assert not flagged(told, "renamed")
+
+
+@pytest.mark.parametrize("wave", ["toggle", "sine"])
+def test_what_is_foreseen_ever_better_is_no_change_of_unit(wave: str) -> None:
+    """A sensor whose readings repeat exactly begins anew again and again, and is never scored for long."""
+    i = np.arange(8000)
+    told = once(np.sin(i / 50) if wave == "sine" else np.array([0.0, 0.0, 1.0, 1.0])[i % 4])
+    assert not flagged(told, "scale")
+
+
 def test_broken_relation_of_values_is_found_and_named() -> None:
     """Values that each look right but no longer fit one another pass, or the wrong one is blamed."""
     draw, detector = np.random.default_rng(7), Detector(values=4)

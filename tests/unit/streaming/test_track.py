@@ -24,6 +24,7 @@ from streaming.replay import Replay
 from streaming.resident import FeatureOperator
 from streaming.serving import Services, Serving
 from streaming.workload import Workload
+from streaming.workloads import load
 from tests import java
 
 NOW = 1_800_000_000_000
@@ -121,14 +122,21 @@ def test_replay_sums() -> None:
     assert sum(step.duplicates for step in steps) == 500 - len(seen)
 
 
-def test_operator_decides_as_replay_does() -> None:
-    """If this fails, a tracker's state changes on its way through the state of a cluster."""
-    made = [msgspec.json.encode(event) for event in events(400)]
-    compiled = plan(workload())
+def by_name(number: int) -> list[dict[str, Any]]:
+    """Readings of values by name, of which some are absent now and then."""
+    made = [event for event in events(number) if event.get("values")]
+    return [{k: v for k, v in event.items() if k != "value"} for event in made]
+
+
+@pytest.mark.parametrize("declared", ["sums", "anomaly"])
+def test_operator_decides_as_replay_does(declared: str) -> None:
+    """If this fails, a tracker's state, or a name, changes on its way through the state of a cluster."""
+    made = [msgspec.json.encode(event) for event in (events(400) if declared == "sums" else by_name(1000))]
+    compiled = plan(workload() if declared == "sums" else load("anomaly", {"values": "3"}))
     replayed = [value for step in Replay(compiled, NOW).run(made, []) for value in step.decided.values]
     states: dict[bytes, bytes] = {}
     found: list[bytes] = []
-    for start in range(0, 400, 37):
+    for start in range(0, len(made), 37):
         operator = FeatureOperator(
             compiled, compiled.workload.topics, compiled.stages[0], Serving(compiled, 0, Services())
         )
