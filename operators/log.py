@@ -49,6 +49,8 @@ class Log:
 
     def enter(self, rows: Rows, fresh: Flags) -> None:
         """These records were folded into their rows; those that are not `fresh` changed nothing."""
+        if rows.columns.shape[1] != self._head[0]:  # the kernel would write beside its memory
+            raise ValueError(f"found records of {rows.columns.shape[1]} columns, expected {self._head[0]}")
         log.enter(rows, fresh, self._words, self._words.view(np.float64), self._count, self._whole, self._room)
 
     def due(self, rows: I32) -> I32:

@@ -5,6 +5,7 @@ Pure and printable (`millrace describe`); the runners execute it and add nothing
 
 from dataclasses import dataclass
 from functools import cached_property
+from traceback import extract_tb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,7 +209,9 @@ def derive_columns(plan: Plan, at: I64, columns: Column) -> Column:
                 if found is None or np.shape(found) not in ((), at.shape):  # numpy would spread it over all rows
                     raise ValueError(f"found {found!r} for {len(at)} events")
             except Exception as error:  # the author's own expression
-                what = error if isinstance(error, DefinitionError) else f"{type(error).__name__}: {error}; {ARRAYS}"
+                line = "".join(f" ({f.filename}:{f.lineno})" for f in extract_tb(error.__traceback__)[1:2])
+                otherwise = f"{type(error).__name__}: {error}{line}; {ARRAYS}"
+                what = error if isinstance(error, DefinitionError) else otherwise
                 raise DefinitionError(f"workload {plan.workload.name!r}: derive({name}=…): {what}") from error
             keep_finite(columns, i)
     return columns

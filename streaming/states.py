@@ -19,7 +19,8 @@ class Table:
     def __init__(self, stage: Stage):
         features = stage.features
         self._features = features
-        self._log = Log(features.inputs, features.width)
+        names = [f"name {i}" for _, room in stage.names for i in range(room)]
+        self._log = Log((*features.inputs, *names), features.width)
         self.states = np.empty((0, features.width))
         self.keys: list[str] = []
 

@@ -96,6 +96,7 @@ def test_a_file_with_a_bad_row_is_not_published(run: Run, tmp_path: Path) -> Non
         run("publish", "anomaly", "--events", str(tmp_path / "bad.csv"))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_training_on_what_may_be_missing_names_a_way_out(run: Run, examples: Path, tmp_path: Path) -> None:
     """If this fails, an author whose event has an optional field can't train, and isn't told how."""
     lines = [json.loads(line) for line in examples.read_text().splitlines()]
