@@ -134,25 +134,31 @@ def test_operator_decides_as_replay_does(declared: str) -> None:
     made = [msgspec.json.encode(event) for event in (events(400) if declared == "sums" else by_name(1000))]
     compiled = plan(workload() if declared == "sums" else load("anomaly", {"values": "3"}))
     replayed = [value for step in Replay(compiled, NOW).run(made, []) for value in step.decided.values]
-    states: dict[bytes, bytes] = {}
-    found: list[bytes] = []
+    sensors = sorted({json.loads(value)["sensor"].encode() for value in made})
+    states, logs, found, logged = dict[bytes, bytes](), dict[bytes, bytes](), list[bytes](), False
     for start in range(0, len(made), 37):
-        operator = FeatureOperator(
-            compiled, compiled.workload.topics, compiled.stages[0], Serving(compiled, 0, Services())
-        )
-        part = made[start : start + 37]
+        if start % 2 == 0:  # the batch after this one finds the states in Python, and hands over what came for them
+            operator = FeatureOperator(
+                compiled, compiled.workload.topics, compiled.stages[0], Serving(compiled, 0, Services())
+            )
+        part, known = made[start : start + 37], [] if start % 2 else sensors
         keys = [json.loads(value)["sensor"].encode() for value in part]
-        known = list(dict.fromkeys(keys))
         records = [
             java.write_source(java.Source(0, 0, i, NOW, k, v))
             for i, (k, v) in enumerate(zip(keys, part, strict=True))
         ]
         request = java.build_request(
-            [known.index(key) for key in keys], [0] * len(part), records, known, [states.get(k, b"") for k in known]
-        )
+            [sensors.index(key) for key in keys], [0] * len(part), records, known,
+            [states.get(k, b"") for k in known], handed=range(len(sensors)), logs=[logs.get(k, b"") for k in known],
+        )  # fmt: skip
         outputs, packed, _ = java.parse_response(operator.process(request))
-        states.update((key, state) for key, state in zip(known, packed, strict=True) if state is not None)
+        for key, state in zip(sensors, packed, strict=True):
+            if isinstance(state, java.Log):
+                logs[key], logged = bytes(state), True
+            elif state is not None:
+                states[key], logs[key] = state, b""
         found += [java.sink_parts(frame)[1] or b"" for tag, frame in outputs if tag == frames.DECISION]
+    assert logged == (declared == "anomaly")
     assert found == [value for value in replayed if value is not None]
 
 
