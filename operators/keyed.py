@@ -40,9 +40,10 @@ class EntityFeatures:
 
     `names`: the f output columns. `inputs`: the c event fields that `Rows.columns` holds, for events and
     labels. `labelled`: whether labels are read at all. `width`: float64 words of a key's row. `fingerprint`:
-    of all that decides what a state means.
+    of all that decides what a state means. `named`: no field's names are told to folds.
     """
 
+    named = ""
     entity: str
     names: tuple[str, ...]
     inputs: tuple[str, ...]

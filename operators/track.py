@@ -17,7 +17,11 @@ Floats = NDArray[np.float64]
 
 
 class Tracker(Protocol):
-    """A model of one key, as a frozen declaration."""
+    """A model of one key, as a frozen declaration.
+
+    One that has an attribute `named`, a mapping of an event, is told the names in it too: numbers that stand for them,
+    behind the inputs.
+    """
 
     @property
     def names(self) -> tuple[str, ...]:

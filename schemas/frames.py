@@ -43,6 +43,7 @@ ROW, DECISION, DEADLETTER, SIGNAL, EXAMPLE, PENDING, LESSON, MODEL = 0, 8, 9, 10
 _SINK = struct.Struct("<iii")
 _PAIR = struct.Struct("<ii")
 _ROW = struct.Struct("<qi")
+_TIME = struct.Struct("<q")
 _HEAD = struct.Struct("<iiii")
 _NOBODY = (np.empty(0, np.int32),) * 4
 
@@ -50,6 +51,12 @@ _NOBODY = (np.empty(0, np.int32),) * 4
 def row(at: int, key: bytes, payload: bytes) -> bytes:
     """A row frame for the stage that is keyed by `key`."""
     return _ROW.pack(at, len(key)) + key + payload
+
+
+def time(buffer: bytes, start: int = 0) -> int:
+    """Event time (ms) of the source frame, row frame or timer that begins at `start`."""
+    at: int = _TIME.unpack_from(buffer, start)[0]
+    return at
 
 
 def sink(key: bytes | None, value: bytes | None, headers: Sequence[tuple[bytes, bytes]] = ()) -> bytes:

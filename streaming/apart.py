@@ -10,7 +10,6 @@ that ends.
 import os
 import queue
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -44,7 +43,6 @@ BACKLOG = 64 << 20
 
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(tuple[str, bytes, list[Any]]).decode
 _outputs = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
-_TIME = struct.Struct("<q")
 
 Told = Callable[..., None]
 
@@ -133,7 +131,7 @@ class Apart:
         return frames.build_response(outputs, tags, np.full(len(request.handed), -1, np.int32), b"", None)
 
     def _learn(self, request: frames.Request) -> None:
-        (self._newest,) = _TIME.unpack_from(request.buffer, request.start[-1])
+        self._newest = frames.time(request.buffer, int(request.start[-1]))
         self._send("process", request.buffer, self._newest)
 
     def snapshot(self, _: bytes) -> bytes:

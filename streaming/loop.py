@@ -6,7 +6,6 @@ same checkpoint, so each example is learned once, whatever is killed. New models
 `millrace.models` tells the job, which takes them up between two batches (`Models`, in `FeatureOperator`).
 """
 
-import struct
 import threading
 import time
 from collections import Counter
@@ -40,7 +39,6 @@ GROWN = 1.1
 """A version is measured in the registry again when it has so many times the labels."""
 
 _pack = msgspec.msgpack.Encoder().encode
-_TIME = struct.Struct("<q")
 
 
 class Served(msgspec.Struct, frozen=True, array_like=True):
@@ -110,7 +108,7 @@ class ExampleOperator:
         truths, dead = self._outcomes(request)
         for i, (slot, port) in enumerate(zip(request.slot.tolist(), request.port.tolist(), strict=True)):
             if port == frames.TIMER:
-                states[slot], due, what = self._join.due(states[slot], _TIME.unpack(records[i])[0])
+                states[slot], due, what = self._join.due(states[slot], frames.time(records[i]))
                 if due is not None:
                     outputs += self._example(request.keys[slot].decode(), due)
             elif port == frames.MAIN:
@@ -131,7 +129,7 @@ class ExampleOperator:
         return frames.build_response([frame for _, frame in outputs], tags, length, b"".join(states), timer)
 
     def _decision(self, state: bytes, frame: bytes) -> tuple[bytes, int | None, str]:
-        return self._join.decision(state, _TIME.unpack_from(frame)[0], payload(frame))
+        return self._join.decision(state, frames.time(frame), payload(frame))
 
     def _waited(self, state: bytes) -> bytes:
         """A state in which no decision waits as the record that it came as."""

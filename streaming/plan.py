@@ -121,7 +121,7 @@ def plan(workload: Workload) -> Plan:
         if features.labelled and workload.outcome is None:
             raise DefinitionError(f"{where} reads labels: outcome= must say their type")
         columns = tuple(workload.numbers.index(name) for name in features.inputs)
-        names = tuple((i, f.room) for i, f in maps if f.name == getattr(features, "named", ""))
+        names = tuple((i, f.room) for i, f in maps if f.name == features.named)
         stages.append(Stage(index, features, columns, start, index == len(workload.blocks) - 1, names))
         start = stages[-1].stop
     result = Plan(

@@ -133,7 +133,7 @@ def _jobs(chosen: Settings) -> Iterator[Finding]:
     found = next((part.address for part in stack.status(chosen) if part.name == "jobmanager" and part.healthy), None)
     if found is None:
         return
-    address = found if "//" in found else f"http://{found}"
+    address = (chosen.flink or f"http://{found}").rstrip("/")
     for job in flink.jobs(address):
         if job.state not in flink.TERMINAL:
             why = f": {flink.failure(address, job.id)}" if job.state == "RESTARTING" else ""

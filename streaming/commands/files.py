@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -19,7 +19,7 @@ from streaming.commands.options import Json, Name, Set, read_lines
 if TYPE_CHECKING:
     from streaming.examples import Truth
     from streaming.replay import Step
-    from streaming.teacher import Teacher
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
@@ -96,13 +96,13 @@ def replay_command(
                 writer.write(step.events, step.decided.columns)
             bar.advance(task, len(step.events.ids) + len(step.refused) + step.duplicates)
         written.finish()
-    seconds = time.perf_counter() - began
-    result = written.result(seconds)
+    result = written.result(time.perf_counter() - began)
     if writer is not None:
         result["examples"] = writer.count
-    told = result | (_learned(replay.teacher) if replay.teacher else {})
+    told = dict(result)
     if replay.teacher is not None:
-        result["learning"] = replay.teacher.report()
+        result["learning"] = report = replay.teacher.report()
+        told |= _learned(report, replay.teacher.contest.champion)
     options.show(result, as_json, "\n".join(f"{name:<19} {_told(value)}" for name, value in told.items()))
 
 
@@ -113,11 +113,10 @@ def _told(value: object) -> str:
     return f"{round(value, 4):g}" if isinstance(value, float) else str(value)
 
 
-def _learned(teacher: "Teacher") -> dict[str, object]:
+def _learned(report: Mapping[str, object], champion: str) -> dict[str, object]:
     """Counts of examples, and of each lineage what its scores were worth before their labels were known."""
     from streaming.signals import quality
 
-    report, champion = teacher.report(), teacher.contest.champion
     found = {"learning": report["counts"]}
     for name, measures in quality(report, "lineages").items():
         figures = {of.removeprefix("prequential_"): value for of, value in measures.items() if of in FIGURES}
@@ -136,8 +135,12 @@ def _check_outcomes(given: bool, examples: bool, refit: bool, teach: bool) -> No
 def _truth(path: Path) -> "Truth":
     """Outcomes by event id; the first of an id counts, as in the join."""
 
-    kind = msgspec.defstruct("Line", [("event", str), ("at", int), ("label", bool)])
-    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
+    class Line(msgspec.Struct):
+        event: str
+        at: int
+        label: bool
+
+    decoder = msgspec.json.Decoder(Line)
     truth: dict[str, tuple[int, bool]] = {}
     for line in read_lines(path):
         try:

@@ -30,9 +30,9 @@ ALERTS_ONLY = 1e-9
 class Alarms:
     """Alerts where a sensor's detector does. Once a model was learned from verdicts, its score is the chance that an
     alarm is true: below `confirm` an alarm is `doubtful`, no alert, but waits for a verdict as one does. Reasons:
-    `warming`, what is odd about the reading itself (`gap`, `late`, `stuck` …; `renamed`: other
-    values, learned anew; `ignored`: more values than there is room for), then, of an alarm, the detectors that object
-    most and the values that they object to, or `unusual` where none does alone."""
+    `warming`, what is odd about the reading itself (`gap`, `late`, `stuck` …; `renamed`: other values, learned anew;
+    `ignored`: more values than there is room for), then, of an alarm, the detectors that object most and the values
+    that they object to, or `unusual` where none does alone."""
 
     values: int
     confirm: float

@@ -25,14 +25,18 @@ def variant(old: str, new: str) -> Reference:
     return Reference("variant.py", SOURCE.replace(old, new))
 
 
-def test_stop_and_go(world: Make, data: Data) -> None:
-    """If this fails, a stop loses or repeats decisions, or features start over, or one more costs old state."""
-    job = world()
-    third = len(data.events) // 3
+def stopped(world: Make, data: Data) -> tuple[World, int, str]:
+    """A job that has decided a third of the events and was stopped; how many those are, and its savepoint."""
+    job, third = world(), len(data.events) // 3
     job.publish(data.events[:third], data.outcomes)
     job.deploy()
     job.decided({json.loads(event)["id"]: b"" for event in data.events[:third]})
-    savepoint = job.stop()
+    return job, third, job.stop()
+
+
+def test_stop_and_go(world: Make, data: Data) -> None:
+    """If this fails, a stop loses or repeats decisions, or features start over, or one more costs old state."""
+    job, third, savepoint = stopped(world, data)
     job.publish(data.events[third : 2 * third])
     assert job.deploy().savepoint == savepoint
     job.decided({json.loads(event)["id"]: b"" for event in data.events[: 2 * third]})
@@ -44,12 +48,7 @@ def test_stop_and_go(world: Make, data: Data) -> None:
 
 def test_lost_soon_after_a_savepoint(world: Make, data: Data) -> None:
     """If this fails, a job whose JobManager dies within minutes of a deploy from a savepoint can go on from nothing."""
-    job = world()
-    third = len(data.events) // 3
-    job.publish(data.events[:third], data.outcomes)
-    job.deploy()
-    job.decided({json.loads(event)["id"]: b"" for event in data.events[:third]})
-    job.stop()
+    job, third, _ = stopped(world, data)
     for number in (third + 1000, third + 2000):
         job.deploy()
         job.publish(data.events[number - 1000 : number])
