@@ -66,9 +66,12 @@ class Apart:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(interpreter.command(MAIN, NICE), stdin=theirs.fileno())
-        self._channel, self._outbox = Connection(os.dup(self._socket.fileno())), queue.SimpleQueue[bytes]()
-        self._writer = threading.Thread(target=self._write, daemon=True)  # it may not even read
-        self._writer.start()
+        self._channel = Connection(os.dup(self._socket.fileno()))
+        self._outbox, self._inbox = queue.SimpleQueue[bytes](), queue.SimpleQueue[bytes]()
+        # It may not even read, or stop in the middle of an answer.
+        self._threads = [threading.Thread(target=to, daemon=True) for to in (self._write, self._read)]
+        for thread in self._threads:
+            thread.start()
         self._send("open", f"{opener} {spec}".encode())
 
     def _send(self, method: str, data: bytes, at: int = 0) -> None:
@@ -81,18 +84,25 @@ class Apart:
             while True:
                 self._channel.send_bytes(self._outbox.get())
 
-    def _ended(self) -> MillraceError:
-        code = self._process.wait(10)
-        return MillraceError(f"the process that learns ended with exit code {code}, expected it to run")
+    def _read(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                self._inbox.put(self._channel.recv_bytes())
+        self._inbox.put(b"")
 
     def _hear(self, seconds: float) -> None:
         """Take what it has answered, and wait so long for what it has not."""
         until = time.monotonic() + seconds
-        while self._asked and self._channel.poll(max(0.0, until - time.monotonic())):
+        while self._asked:
             try:
-                failure, answer, said = _unpack(self._channel.recv_bytes())
-            except (EOFError, OSError) as error:
-                raise self._ended() from error
+                heard = self._inbox.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
+            if not heard:
+                self._inbox.put(heard)  # for the next call
+                code = self._process.wait(10)
+                raise MillraceError(f"the process that learns ended with exit code {code}, expected it to run")
+            failure, answer, said = _unpack(heard)
             method, _ = self._asked.popleft()
             if failure:
                 raise MillraceError(f"in the process that learns: {failure}")
@@ -155,14 +165,12 @@ class Apart:
         """End the process."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._outbox.put(b"")
-        self._writer.join()
+        for thread in self._threads:
+            thread.join()
         self._channel.close()
         self._socket.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()  # nobody wants what is being computed
+        self._process.wait()
         return b""
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from schemas import frames
 from schemas.errors import MillraceError
 from streaming.apart import Apart, Told, _Kept
 from tests import java
+from tests.world import wait
 
 
 class Sum:
@@ -29,8 +31,12 @@ class Sum:
         self.total, self._told = 0, told
 
     def process(self, buffer: bytes) -> bytes:
-        """The sum so far, and the process's id; of bytes that are a path, once something is there."""
+        """The sum so far, and the process's id; of bytes that are a path, once something is there;
+        of "stop", half an answer and no more."""
         record = frames.parse_request(buffer).records()[0][12:]
+        if record == b"stop":
+            os.write(0, struct.pack("!i", 100) + b"not all of a message")
+            os.kill(os.getpid(), signal.SIGSTOP)
         while record.startswith(b"/") and not Path(record.decode()).exists():
             time.sleep(0.01)
         if not record:
@@ -124,6 +130,16 @@ def test_one_that_takes_long_holds_nobody_up_and_loses_nothing(apart: Apart, tmp
         again.close(b"")
 
 
+def test_one_that_stops_in_the_middle_of_an_answer_holds_nobody_up(apart: Apart) -> None:
+    """If this fails, a learner that is stopped while it answers stops checkpoints, and in the end the decisions."""
+    ((_, pid),) = ask(apart, b"\x05") or come(apart, 1)
+    began = time.monotonic()
+    assert ask(apart, b"stop") == ask(apart, *[b"\x01"] * 100) == []
+    apart.snapshot(b"")
+    assert time.monotonic() - began < 10
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_what_was_said_is_in_a_checkpoint_or_told(apart: Apart, tmp_path: Path) -> None:
     """If this fails, a model that was announced while a checkpoint was taken is never announced after a crash."""
     until = tmp_path / "go"
@@ -132,8 +148,7 @@ def test_what_was_said_is_in_a_checkpoint_or_told(apart: Apart, tmp_path: Path) 
     apart.snapshot(b"")
     assert ask(apart) == []
     until.touch()
-    assert apart._channel.poll(10)
-    time.sleep(0.3)
+    wait(lambda: not apart._inbox.empty(), 10, "an answer")
     again = Apart(SUM, "spec of it", lambda *_: None, REACH)
     again.restore(apart.snapshot(b""))
     assert come(again, 1)[0][0] == sum(slow)
