@@ -30,7 +30,7 @@ PACE = 50
 """Milliseconds between two calls of a stage beside the way of an event: stages share an interpreter lock, and each call
 may cost one that decides some time."""
 
-TURN = 3
+TURN = 2
 """The same of the first of the stages that an event passes, where there are several: without it, they call Python for
 two or three records each at moderate load, and nothing is left of the processor for what comes besides. Those behind it
 get what it gives, in its turns."""

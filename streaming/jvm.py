@@ -22,17 +22,22 @@ SMALL = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 BUSY = ("-XX:+UseG1GC",)
 """For a JVM through which every record passes."""
 
+COMPILING = "C2 Compiler", 10
+"""Threads that make hot code fast, and how nice they are: in its first minutes they would take a core of two from those
+that decide meanwhile with code that is good enough."""
+
 LARGE = 4096
 """MiB of heap from which on a full collection would stop a TaskManager for more than two seconds or so."""
 
 
 def batching(heap: int) -> tuple[str, ...]:
     """Options of a TaskManager with `heap` MiB. What is young there either dies at once or waits for outcomes for days,
-    so it is copied once; a heap that starts small is collected twice as often. The parallel collector takes 7 % of CPU
-    less than G1 and pauses for half as long, but now and then for seconds where the heap is large.
+    so it is copied once; a heap that starts small is collected twice as often, and pages that are touched for the first
+    time make a collection a half longer. The parallel collector takes 7 % of CPU less than G1 and pauses for half as
+    long, but now and then for seconds where the heap is large.
     """
     # What goes to Python and back is one array of up to some megabytes: G1 would treat it as humongous.
-    collector = (*BUSY, "-XX:G1HeapRegionSize=8m") if heap > LARGE else ("-XX:+UseParallelGC",)
+    collector = (*BUSY, "-XX:G1HeapRegionSize=8m") if heap > LARGE else ("-XX:+UseParallelGC", "-XX:+AlwaysPreTouch")
     return (*collector, f"-Xms{heap}m", "-XX:MaxTenuringThreshold=1")
 
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -35,6 +35,13 @@ class Identity:
                 os.kill(self.pid, number)
             except ProcessLookupError:
                 return
+
+    def give_way(self, threads: str, nice: int) -> None:
+        """Let its threads whose names begin with `threads` run when others need not."""
+        for name in Path(f"/proc/{self.pid}/task").glob("*/comm"):
+            with suppress(OSError):  # it has ended, or gives way by more
+                if name.read_text().startswith(threads):
+                    os.setpriority(os.PRIO_PROCESS, int(name.parent.name), nice)
 
 
 def identify(pid: int) -> Identity | None:

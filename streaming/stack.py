@@ -223,6 +223,8 @@ def _start(name: str, settings: Settings, state: State, given: dict[str, str], p
             why = f"did not answer within {kind.seconds:.0f} s" if entry.alive else "ended while it started"
             raise Unavailable(f"{name} {why}; from {parts.explanation(place)}")
         time.sleep(0.05)
+    if entry.process:
+        entry.process.give_way(*jvm.COMPILING)
     progress(name, "ready")
 
 
