@@ -160,7 +160,7 @@ class Registry:
         try:
             entry = msgspec.json.decode(manifest, type=Entry)
             return msgspec.structs.replace(entry, measured=msgspec.json.decode(measured, type=dict[str, float]))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ModelRejected(f"{self.url}/{folder}/manifest.json: {error}; register the model again") from error
 
     def get(self, workload: str, version: str) -> Artifact:
@@ -236,7 +236,7 @@ class Registry:
             data = self._store.read(name)
         try:
             return msgspec.json.decode(data, type=Revision)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DefinitionError(
                 f"{self.url}/{name}: {error}; mend or delete it, the one before then holds"
             ) from error

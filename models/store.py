@@ -55,7 +55,7 @@ class Folder:
 
 
 class Remote:
-    """As `Folder`, behind an fsspec URL whose file system creates exclusively: local, memory, S3 and GCS do."""
+    """As `Folder`, behind an fsspec URL whose file system creates exclusively: memory, S3 and GCS do."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -93,4 +93,7 @@ class Remote:
 
 def store(url: str) -> Folder | Remote:
     """The files below `url`, a folder or an fsspec URL; touches nothing yet."""
-    return Remote(url.rstrip("/")) if "://" in url else Folder(Path(url).expanduser().absolute())
+    protocol, _, path = url.rpartition("://")
+    if protocol in ("", "file", "local"):  # fsspec's local files are not written whole or not at all
+        return Folder(Path(path).expanduser().absolute())
+    return Remote(url.rstrip("/"))

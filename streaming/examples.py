@@ -35,7 +35,7 @@ class Example(msgspec.Struct, frozen=True):
     key: str
     label: bool
     label_at: int
-    features: dict[str, float]
+    features: dict[str, float | None]  # None: missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,12 @@ def read_examples(*paths: Path) -> Examples:
 
 
 def _read_parquet(path: Path) -> Examples:
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise DefinitionError(f"examples {path}: {error}") from error
+    if not len(table):
+        raise DefinitionError(f"examples {path}: found none")
     names = tuple(name for name in table.column_names if name not in META)
     if len(names) + len(META) != len(table.column_names):
         raise DefinitionError(f"examples {path}: found columns {table.column_names}, expected {META} and features")

@@ -20,7 +20,7 @@ from models.registry import Registry, announcement, fetch
 from models.snapshot import pack, unpack
 from operators.examples import Due, ExampleJoin
 from schemas import frames
-from schemas.errors import ModelRejected, Unavailable
+from schemas.errors import MillraceError, ModelRejected
 from schemas.models import Announcement, decode, encode
 from schemas.time import duration
 from schemas.topics import Topics
@@ -185,8 +185,8 @@ class LearnOperator:
     """Examples → models, in the registry and on `millrace.models`; and what an operator should be told.
 
     The one place that changes who is champion without being asked; what people change in the registry meanwhile
-    (`millrace promote`, `rollback`, `freeze`) it takes up within a second. While the registry does not answer, it
-    learns on, and announces later.
+    (`millrace promote`, `rollback`, `freeze`) it takes up within a second. While the registry does not answer, is
+    damaged or was changed by people at the same moment, it learns on, and announces later.
     """
 
     def __init__(self, plan: Plan, topics: Topics, registry: str, quality: Callable[[str, dict[str, float]], None]):
@@ -204,7 +204,7 @@ class LearnOperator:
         at = lessons[-1].known if lessons else 0
         try:
             signals += self._people()
-        except Unavailable as error:
+        except MillraceError as error:
             signals.append(Signal("unavailable", self._name, at, {"reason": str(error)}))
         signals += self._teacher.add(lessons)
         self._verdicts += [signal for signal in signals if signal.kind in ("promote", "rollback")]
@@ -214,7 +214,7 @@ class LearnOperator:
                 outputs.append((frames.MODEL, self._announce(at)))
             if signals:
                 signals.append(self._evaluated(signals[-1].at))
-        except Unavailable as error:
+        except MillraceError as error:
             signals.append(Signal("unavailable", self._name, at, {"reason": str(error)}))
         key = self._name.encode()
         return _pack(outputs + [(frames.SIGNAL, frames.sink(key, encode_signal(signal))) for signal in signals])
@@ -328,7 +328,7 @@ class Models:
     def _load(self) -> None:
         with self._loading:  # one at a time, the newest first; an older one that is good counts where that is refused
             announced = self._waiting.pop()
-            if announced.revision > self._taken:
+            if announced.revision >= self._taken:
                 self._try(announced)
 
     def _try(self, announced: Announcement) -> None:
@@ -343,6 +343,7 @@ class Models:
                 loaded[version.version] = kept
             except Exception as error:  # of any kind: nobody waits for this thread
                 self.refused(announced.at, version.version, error)
+                self._revision = min(self._revision, announced.revision - 1)  # it may be mended, and announced again
                 if version is announced.champion:
                     return  # what serves stays
         champion = loaded[announced.champion.version] if announced.champion else None

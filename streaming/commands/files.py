@@ -133,7 +133,7 @@ def _check_outcomes(given: bool, examples: bool, refit: bool, teach: bool) -> No
 
 
 def _truth(path: Path) -> "Truth":
-    """Outcomes by event id; the first of an id counts, as in the join."""
+    """Outcomes by event id; of an id that counts which is known first, as in the join."""
 
     class Line(msgspec.Struct):
         event: str
@@ -147,7 +147,8 @@ def _truth(path: Path) -> "Truth":
             outcome = decoder.decode(line)
         except (msgspec.DecodeError, ValueError):
             continue  # the replay itself reports it as a dead letter
-        truth.setdefault(outcome.event, (outcome.at, outcome.label))
+        if outcome.event not in truth or outcome.at < truth[outcome.event][0]:
+            truth[outcome.event] = outcome.at, outcome.label
     return truth
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models import artifact as artifacts
 from models.linear import linear
 from models.registry import Registry, announcement, fetch
+from models.store import Folder, store
 from schemas.errors import DefinitionError, ModelRejected, Unavailable
 from schemas.models import decode, encode
 
@@ -25,6 +26,14 @@ REMOTE = pytest.mark.skipif(importlib.util.find_spec("fsspec") is None, reason="
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
     """An empty one, as a folder and behind fsspec."""
     return Registry(tmp_path / "models" if request.param == "folder" else f"memory://{tmp_path.name}")
+
+
+def test_a_folder_is_one_however_it_is_named(tmp_path: Path) -> None:
+    """Behind file://, whoever reads a registry while it is written finds half a file."""
+    Registry(tmp_path / "models").register("fraud", A)
+    for url in (f"file://{tmp_path}/models", f"local://{tmp_path}/models/"):
+        assert isinstance(store(url), Folder)
+        assert Registry(url).get("fraud", A.version).onnx == A.onnx
 
 
 def test_a_version_comes_back_with_all_that_is_known(registry: Registry) -> None:

@@ -106,6 +106,22 @@ def test_a_good_announcement_counts_though_a_bad_one_follows(registry: Registry)
     assert told(models) == ((A.version,), [A.version])
 
 
+def test_what_was_refused_is_tried_again_when_announced_again(registry: Registry) -> None:
+    """`millrace models W --announce` does nothing once the file that was away is back."""
+    registry.register("small", A)
+    registry.promote("small", A.version)
+    models, good = Models(small(), "small"), encode(announcement(registry, "small"))
+    (file,) = Path(registry.url).rglob("*.onnx")
+    away = file.rename(file.with_suffix(".away"))
+    models.announced(good, wait=True)
+    assert told(models) == (None, [A.version])
+    away.rename(file)
+    models.announced(good, wait=True)
+    assert told(models) == ((A.version,), [])
+    models.announced(good, wait=True)
+    assert told(models) == (None, [])
+
+
 def test_the_newest_announcement_is_tried_first(registry: Registry) -> None:
     """A rollback waits behind every version that was announced before it: minutes, where learning makes many."""
     registry.register("small", A)
@@ -319,6 +335,22 @@ def test_a_registry_that_is_down_ends_nothing(tmp_path: Path, monkeypatch: pytes
     for one in (operator, again):
         announced, _ = teach(one, records[800:])
         assert serving(announced[-1]) == (None, list(one._teacher.lineup.challengers))
+
+
+@pytest.mark.parametrize("damage", [b'{"revision":', b"\xff\xfe", b""])
+def test_a_damaged_registry_ends_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch, damage: bytes) -> None:
+    """A file that a full disk cut makes the job of everyone fail again and again."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    operator, records = opened(small(), registry), rows(1200, 4.0)
+    teach(operator, records[:500])
+    newest = max(Path(registry.url).rglob("aliases/*.json"))
+    good = newest.read_bytes()
+    newest.write_bytes(damage)
+    _, signals = teach(operator, records[500:800])
+    assert any(kind == "unavailable" and newest.name in detail["reason"] for kind, detail in signals)
+    newest.write_bytes(good)
+    announced, _ = teach(operator, records[800:])
+    assert serving(announced[-1]) == (None, list(operator._teacher.lineup.challengers))
 
 
 def test_examples_come_of_decisions_and_outcomes() -> None:

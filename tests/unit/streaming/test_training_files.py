@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from schemas.errors import DefinitionError
-from streaming.examples import Example, read_examples
+from streaming.engine import Events
+from streaming.examples import Example, ExampleWriter, read_examples
 
 
 def written(path: Path, *at: int, feature: str = "value") -> Path:
@@ -15,6 +16,28 @@ def written(path: Path, *at: int, feature: str = "value") -> Path:
     lines = [Example(f"{path.stem}{t}", t, "k", t % 2 == 1, t + 7, {feature: float(t)}) for t in at]
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_missing_value_is_read_as_it_was_served(tmp_path: Path, kind: str) -> None:
+    """A workload whose events may lack a field writes examples that it cannot be trained on."""
+    file, columns = tmp_path / f"examples.{kind}", np.array([[1.5, np.nan], [np.nan, 2.5]])
+    nothing = np.zeros(2, np.int64), np.zeros(2, np.uint64), np.empty((2, 0)), np.empty((2, 0))
+    events = Events(np.arange(2), ["a", "b"], (["k", "k"],), *nothing)
+    with ExampleWriter(file, ("x", "y"), {"a": (3, True), "b": (4, False)}) as writer:
+        writer.write(events, columns)
+    np.testing.assert_array_equal(read_examples(file).X, columns)
+
+
+def test_a_file_without_examples_says_so(tmp_path: Path) -> None:
+    """Training on the examples of a replay without outcomes, or on a damaged file, ends in a traceback."""
+    for kind in ("jsonl", "parquet"):
+        ExampleWriter(tmp_path / f"none.{kind}", ("x",), {}).close()
+        with pytest.raises(DefinitionError, match=f"none.{kind}: found none"):
+            read_examples(tmp_path / f"none.{kind}")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DefinitionError, match=r"examples .*bad\.parquet: "):
+        read_examples(tmp_path / "bad.parquet")
 
 
 def test_files_are_read_as_one_in_the_order_of_time(tmp_path: Path) -> None:
