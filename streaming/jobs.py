@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -147,6 +148,10 @@ def running(address: str, name: str) -> flink.Running | None:
     return next((job for job in flink.jobs(address) if job.name == name and job.state in RUNNING), None)
 
 
+class _Saved(msgspec.Struct):
+    savepoint: str | None
+
+
 @dataclass(frozen=True)
 class Deployed:
     """A job that runs: its id, and the savepoint or checkpoint that it went on from."""
@@ -198,30 +203,42 @@ def newest(name: str, settings: Settings) -> str | None:
     """Where job `name` can go on: at the savepoint of its last `stop`, or at the last checkpoint of a run since then
     that ended otherwise, with its JobManager for example. None where it has to begin with the oldest event."""
     since = _remembered(settings, name)
-    savepoint = json.loads(_record(settings, name).read_text())["savepoint"] if since else None
+    savepoint = _saved(_record(settings, name)) if since else None
     taken, checkpoint = max(_checkpoints(settings.home / "checkpoints" / name), default=(0, None))
     return checkpoint.as_uri() if checkpoint is not None and taken > since else savepoint
+
+
+def _saved(record: Path) -> str | None:
+    try:
+        return msgspec.json.decode(record.read_bytes(), type=_Saved).savepoint
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Unavailable(
+            f"{record} is damaged ({error}); write the newest savepoint there as {{\"savepoint\": \"file:///…\"}}, or "
+            "deploy with --fresh, which begins with the oldest event"
+        ) from error
 
 
 def _complete(start: str | None, record: Path) -> None:
     """Give the checkpoint `start` the files of what its job went on from, which `record` says, and note `start` there.
 
     Until a job has written its whole state anew, its checkpoints name files of the savepoint that it began with as if
-    they lay beside them (FLINK-39964); a JobManager knows better for as long as it lives.
+    they lay beside them (FLINK-39964); a JobManager knows better for as long as it lives. Flink deletes checkpoints
+    that jobs went on from, so all are noted back to the savepoint, which nobody deletes.
     """
     if start is None:
         record.unlink(missing_ok=True)
         return
-    folder, before = Path(unquote(urlsplit(start).path)), record.read_text() if record.exists() else ""
-    if before and folder.name.startswith("chk-"):
-        for file in Path(before).glob("*-*"):  # each is named by a UUID
-            try:
-                (folder / file.name).hardlink_to(file)
-            except FileExistsError:
-                continue
-            except OSError:  # on another disk
-                shutil.copyfile(file, folder / file.name)
-    record.write_text(str(folder))
+    folder, before = Path(unquote(urlsplit(start).path)), list[str]()
+    if record.exists() and folder.name.startswith("chk-"):
+        before = [one for one in record.read_text().splitlines() if one != str(folder)]
+    for file in chain.from_iterable(Path(one).glob("*-*") for one in before):  # each is named by a UUID
+        try:
+            (folder / file.name).hardlink_to(file)
+        except FileExistsError:
+            continue
+        except OSError:  # on another disk
+            shutil.copyfile(file, folder / file.name)
+    record.write_text("\n".join([*before, str(folder)]))
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -300,9 +300,11 @@ def down(settings: Settings, wipe: bool = False, progress: Progress = _silent) -
                 progress(name, "stopping")
             process.stop(chosen.values(), grace=15.0)
             for name in chosen:
+                progress(name, "stopped")
+        for name in living:
+            with suppress(OSError):  # the disk is full: that it is dead is seen without
                 state.record(name, Entry(state.entries[name].ports))
                 jvm.adopt(settings.home / name, settings.cache)
-                progress(name, "stopped")
         if wipe:
             shutil.rmtree(settings.home)
     return list(living)

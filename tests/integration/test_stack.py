@@ -134,6 +134,23 @@ def test_down_spares_a_process_that_got_the_pid(tmp_path: Path) -> None:
         assert process.stop([sleeper, bystander], 5.0) == []
 
 
+def test_down_stops_all_though_the_disk_is_full(tmp_path: Path) -> None:
+    """If this fails, what a full disk needs first, to be rid of the stack, leaves Kafka and Valkey running."""
+    home, names = tmp_path / "home", ("taskmanager-0", "kafka")
+    home.mkdir()
+    found = {name: process.spawn(["sleep", "60"], inherited(), tmp_path / "log") for name in names}
+    try:
+        state = stack.State(home)
+        for name, sleeper in found.items():
+            state.record(name, stack.Entry([1, 2], process=sleeper))
+        (home / "stack.new").mkdir()  # nothing can be written
+        assert set(stack.down(Settings(home=home), wipe=True)) == set(names)
+        assert not any(sleeper.alive() for sleeper in found.values())
+        assert not home.exists()
+    finally:
+        process.stop(found.values(), 5.0)
+
+
 def test_a_part_that_cannot_start_says_why(tmp_path: Path) -> None:
     """If this fails, a user sees a time-out where the log names the cause."""
     chosen = Settings(home=tmp_path, kafka="127.0.0.1:1", flink="http://127.0.0.1:1")

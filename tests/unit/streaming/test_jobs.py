@@ -1,0 +1,39 @@
+"""Where a job goes on: what is remembered of its savepoints and checkpoints."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import Unavailable
+from streaming import jobs
+from streaming.settings import Settings
+
+
+def test_a_checkpoint_has_what_its_job_began_with_however_many_jobs_ago(tmp_path: Path) -> None:
+    """A job that went on from a checkpoint with another parallelism, and ended soon, can never go on again."""
+    savepoint, record = tmp_path / "savepoint-1", tmp_path / "record"
+    starts = [savepoint, *(tmp_path / f"chk-{n}" for n in range(3))]
+    for start in starts:
+        start.mkdir()
+    (savepoint / "a-file").write_text("state")
+    for start in starts:
+        jobs._complete(start.as_uri(), record)
+        assert (start / "a-file").read_text() == "state"
+        if start != savepoint:
+            shutil.rmtree(start)  # as Flink does, once it has newer ones
+    other = tmp_path / "savepoint-2"
+    other.mkdir()
+    for start in (other, tmp_path / "chk-9"):
+        start.mkdir(exist_ok=True)
+        jobs._complete(start.as_uri(), record)
+        assert not (start / "a-file").exists()
+
+
+@pytest.mark.parametrize("found", ["", "{", "[]", "{}", '{"savepoint": 5}', "\udcff"])
+def test_a_damaged_record_is_named(tmp_path: Path, found: str) -> None:
+    """A disk that was full once gives a traceback from then on, or a job begins anew without a word."""
+    chosen = Settings(home=tmp_path)
+    jobs._record(chosen, "fraud").write_bytes(found.encode(errors="surrogateescape"))
+    with pytest.raises(Unavailable, match=r"fraud\.json is damaged .*--fresh"):
+        jobs.newest("fraud", chosen)
