@@ -148,10 +148,6 @@ def running(address: str, name: str) -> flink.Running | None:
     return next((job for job in flink.jobs(address) if job.name == name and job.state in RUNNING), None)
 
 
-class _Saved(msgspec.Struct):
-    savepoint: str | None
-
-
 @dataclass(frozen=True)
 class Deployed:
     """A job that runs: its id, and the savepoint or checkpoint that it went on from."""
@@ -208,7 +204,12 @@ def newest(name: str, settings: Settings) -> str | None:
     return checkpoint.as_uri() if checkpoint is not None and taken > since else savepoint
 
 
+class _Saved(msgspec.Struct):
+    savepoint: str | None
+
+
 def _saved(record: Path) -> str | None:
+    """What `_remember` noted in `record`; Unavailable where that is damaged."""
     try:
         return msgspec.json.decode(record.read_bytes(), type=_Saved).savepoint
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -292,7 +293,7 @@ def _savepoint(address: str, job: str, folder: str) -> str:
 
 def _remember(settings: Settings, name: str, savepoint: str | None) -> None:
     """Note where job `name` goes on, None for the beginning; older checkpoints no longer count."""
-    _record(settings, name).write_text(json.dumps({"savepoint": savepoint}))
+    _record(settings, name).write_bytes(msgspec.json.encode(_Saved(savepoint)))
 
 
 def _remembered(settings: Settings, name: str) -> int:
