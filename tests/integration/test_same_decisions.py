@@ -10,7 +10,7 @@ from streaming import stack
 from streaming.settings import Settings
 from streaming.simulator import Spec
 from streaming.stack import Stack
-from tests.world import Data, World
+from tests.world import Data, World, wait
 
 pytestmark = pytest.mark.services
 Make = Callable[..., World]
@@ -45,3 +45,18 @@ def test_in_parallel(home: Settings, services: Stack, tmp_path: Path, data: Data
         job.finish(data.expected)
     finally:
         stack.down(shared)
+
+
+def test_scaled_down_in_a_backfill(world: Make, data: Data) -> None:
+    """If this fails, what two tasks held when a job was stopped is let go in another order than that of time."""
+    job = world(parallelism=2)
+    job.publish(data.events, data.outcomes)
+    job.deploy()
+    # For as long as a task knows of no partition that it will be given, everything waits behind the first stage.
+    before = job.checkpoints()
+    wait(lambda: job.checkpoints() > before + 1, 30, "checkpoints")
+    job.stop()
+    assert len(job.everything()) < len(data.expected) // 2, "nothing was waiting any more"
+    job.settings = replace(job.settings, parallelism=1)
+    job.deploy()
+    job.finish(data.expected)

@@ -30,7 +30,9 @@ final class Hold {
   private final ListStateDescriptor<byte[]> descriptor;
   private final ListState<byte[]> state;
   private final ToLongFunction<byte[]> time;
+  private final boolean sorted;
   private final Queue<Held> queue;
+  private long newest = Frames.NONE;
   private long place;
 
   /** Keys with records in keyed state, from the last checkpoint. */
@@ -38,10 +40,14 @@ final class Hold {
 
   private record Held(String key, byte[] frame, long at, long place) {}
 
-  /** Records wait in the order of their event times where it is `sorted`, else in that of their arrival. */
+  /**
+   * Records wait in the order of their event times where they are `sorted`, else in that of their arrival: where their
+   * times go back, those count that came before.
+   */
   Hold(KeyedStateBackend<String> backend, String name, boolean sorted, ToLongFunction<byte[]> time) throws Exception {
     this.backend = backend;
     this.time = time;
+    this.sorted = sorted;
     this.queue = sorted ? new PriorityQueue<>(BY_TIME) : new ArrayDeque<>();
     this.descriptor = new ListStateDescriptor<>(name, PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
     this.state = backend.getPartitionedState(VoidNamespace.INSTANCE, VoidNamespaceSerializer.INSTANCE, descriptor);
@@ -57,7 +63,13 @@ final class Hold {
   }
 
   void add(String key, byte[] frame) {
-    queue.add(new Held(key, frame, time.applyAsLong(frame), place++));
+    long at = time.applyAsLong(frame);
+    add(key, frame, sorted ? at : Math.max(at, newest));
+  }
+
+  private void add(String key, byte[] frame, long at) {
+    newest = Math.max(at, newest);
+    queue.add(new Held(key, frame, at, place++));
   }
 
   /** Event time of the first in the queue. */
@@ -76,7 +88,7 @@ final class Hold {
     void take(int port, String key, byte[] frame) throws Exception;
   }
 
-  /** Write the queue to keyed state: every record behind its place in the queue. */
+  /** Write the queue to keyed state: every record behind its time and its place in the queue. */
   void write() throws Exception {
     for (String key : written) {
       backend.setCurrentKey(key);
@@ -84,26 +96,32 @@ final class Hold {
     }
     written.clear();
     for (Held held : queue) {
-      byte[] entry = new byte[8 + held.frame().length];
-      Frames.put(entry, Frames.putLong(entry, 0, held.place()), held.frame());
+      byte[] entry = new byte[16 + held.frame().length];
+      int p = Frames.putLong(entry, 0, held.at());
+      Frames.put(entry, Frames.putLong(entry, p, held.place()), held.frame());
       backend.setCurrentKey(held.key());
       state.add(entry);
       written.add(held.key());
     }
   }
 
+  /** Read what was written, perhaps by several tasks: a place says nothing about those of another, a time does. */
   private void read() throws Exception {
-    record Entry(String key, byte[] bytes) {}
-    List<Entry> entries = new ArrayList<>();
+    List<Held> entries = new ArrayList<>();
     backend.applyToAllKeys(
         VoidNamespace.INSTANCE,
         VoidNamespaceSerializer.INSTANCE,
         descriptor,
-        (key, list) -> list.get().forEach(bytes -> entries.add(new Entry(key, bytes))));
-    entries.sort(Comparator.comparingLong(entry -> Frames.getLong(entry.bytes(), 0)));
-    for (Entry entry : entries) {
-      add(entry.key(), Arrays.copyOfRange(entry.bytes(), 8, entry.bytes().length));
-      written.add(entry.key());
+        (key, list) -> list.get().forEach(entry -> entries.add(entry(key, entry))));
+    entries.sort(BY_TIME);
+    for (Held held : entries) {
+      add(held.key(), held.frame(), held.at());
+      written.add(held.key());
     }
+  }
+
+  private static Held entry(String key, byte[] bytes) {
+    byte[] frame = Arrays.copyOfRange(bytes, 16, bytes.length);
+    return new Held(key, frame, Frames.getLong(bytes, 0), Frames.getLong(bytes, 8));
   }
 }
