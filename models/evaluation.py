@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from models.rules import EvaluationRule
 from models.snapshot import pack, unpack
-from models.tallies import ONE, Best, Measures, Packed, Table, coarse, measures, packed, precision
+from models.tallies import ONE, STEP, Best, Measures, Packed, Table, coarse, delays, measures, packed, precision
 from schemas.errors import DefinitionError
 from schemas.time import MILLISECONDS
 
@@ -37,7 +37,6 @@ BUFFER = 65_536  # rows that wait for a place in the tables
 LINEAGES, VERSIONS, CLOSED, SEGMENTS, YEARS = 16, 256, 64, 32, 3
 LINES = 32_768  # that a slot has with scores as served; where it has more, they are rounded
 OTHER, ALL = 32, 63  # segments: what is beyond the first 32; the whole
-STEP = 1.05  # delays are counted in steps of 5 %
 OF_DAY, SLOT, SEGMENT = 39, 27, 21  # bits below them in a key: day | slot | segment | score | label
 DAYS, SLOTS = OF_DAY - SEGMENT, SLOT - SEGMENT  # the same in a place, which is a key without score and label
 MASK = (1 << OF_DAY - SLOT) - 1
@@ -226,6 +225,15 @@ class Evaluation:
             slot.last = int(clock[-1]) if len(clock) else slot.last
         return self._numbers[len(slots) == 1, slots[-1].name]
 
+    def part(self, version: str) -> None:
+        """`version` is of another lineage from now on, and so is what an open one has been worth."""
+        line = self._number(self._lineage(version), range(LINEAGES))
+        if number := self._numbers.get((False, version)):
+            slot, new = self._s.slots[number], self._s.slots[line]
+            old, slot.lineage, new.last = self._s.slots[slot.lineage], line, slot.last
+            old.labels, new.labels = old.labels - slot.labels, new.labels + slot.labels
+            old.served, new.served = old.served - slot.served, new.served + slot.served
+
     def close(self, serving: Collection[str], quiet: int) -> None:
         """Close the versions that are not among those `serving`, and of which no label came for `quiet` ms.
 
@@ -339,7 +347,7 @@ class Evaluation:
             else:
                 of = [n for n, other in sorted(s.slots.items()) if other.lineage == number]
                 lineages[slot.name] = self._figures(slot, of, True)
-        return {"until": s.clock, "delay": self._delay(), "lineages": lineages, "versions": versions}
+        return {"until": s.clock, "delay": delays(s.delays, s.delay), "lineages": lineages, "versions": versions}
 
     def _figures(self, slot: _Slot, numbers: Sequence[int], segments: bool = False) -> dict[str, object]:
         """Counts of a slot, and the measures of what `numbers` have."""
@@ -352,14 +360,6 @@ class Evaluation:
             parts = {name: self._measures(numbers, i) for i, name in named}
             about["segments"] = {name: found for name, found in parts.items() if found["overall"]["n"]}
         return about
-
-    def _delay(self) -> Measures:
-        counts, total = self._s.delays, float(self._s.delays.sum())
-        if not total:
-            return dict.fromkeys(("mean", "p50", "p90"), float("nan"))
-        at = np.searchsorted(np.cumsum(counts), np.array([0.5, 0.9]) * total)
-        p50, p90 = np.expm1((at + 0.5) * np.log(STEP)).tolist()
-        return {"mean": self._s.delay / total, "p50": p50, "p90": p90}
 
     def _measures(self, numbers: Sequence[int], segment: int) -> dict[str, Measures]:
         """Overall, fading and window measures of some slots together, in one segment or ALL."""

@@ -162,6 +162,12 @@ class Contest:
         self.duels.pop(version, None)
         self.previous = None if version == self.previous else self.previous
 
+    def rename(self, name: str, other: str) -> None:
+        """Let champion or challenger `name` go on as `other`, with the evidence there is."""
+        self.champion = other if self.champion == name else self.champion
+        self.previous = other if self.previous == name else self.previous
+        self.duels = {other if part == name else part: duel for part, duel in self.duels.items()}
+
     def crown(self, version: str) -> None:
         """Make `version` champion, by verdict or by hand; going back to the previous one sends the champion away."""
         if version == self.champion:

@@ -15,6 +15,7 @@ Measures = dict[str, float]
 
 ONE = 10**DIGITS
 CLIP = 0.5 / ONE  # log-loss is that of scores half a digit from 0 and 1
+STEP = 1.05  # delays are counted in steps of 5 %
 
 
 LOW = 21
@@ -177,3 +178,12 @@ def measures(keys: I64, weights: F64, bins: int) -> Measures:
             "brier": float((pos * (1 - score) ** 2 + neg * score**2).sum() / np.float64(n)),
             "calibration_error": float(np.abs(gap).sum() / np.float64(n)),
         }
+
+
+def delays(counts: F64, total: float) -> Measures:
+    """Mean, p50 and p90, ms, of delays f64[b]: in `counts[i]` those from STEP**i - 1 ms on, `total` ms together."""
+    if not (weight := float(counts.sum())):
+        return dict.fromkeys(("mean", "p50", "p90"), float("nan"))
+    at = np.searchsorted(np.cumsum(counts), np.array([0.5, 0.9]) * weight)
+    p50, p90 = np.expm1((at + 0.5) * np.log(STEP)).tolist()
+    return {"mean": total / weight, "p50": p50, "p90": p90}

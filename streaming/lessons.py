@@ -13,9 +13,10 @@ from models.exploration import Cap
 from schemas.errors import ModelRejected
 from streaming.decider import Decided
 from streaming.engine import Events, Truth
+from streaming.lesson import Lesson, within
 from streaming.plan import Plan
 from streaming.signals import Signal
-from streaming.teacher import Lesson, Teacher, within
+from streaming.teacher import Teacher
 
 Pending = tuple[str, int, float, tuple[str, ...], tuple[float, ...], NDArray[np.float64]]
 """Key, at, weight, versions, scores and row of a decision."""

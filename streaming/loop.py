@@ -27,10 +27,11 @@ from schemas.topics import Topics
 from streaming.arrivals import Arrivals
 from streaming.decider import Decided
 from streaming.engine import Events, OutcomeIntake, Truth
+from streaming.lesson import Lesson
 from streaming.observe import Loop
 from streaming.plan import Plan
 from streaming.signals import Signal, encode_signal, quality
-from streaming.teacher import Lesson, Teacher
+from streaming.teacher import Teacher, lineage
 
 LOOK = 1.0
 """Seconds between two looks at what people changed in the registry."""
@@ -194,13 +195,14 @@ class LearnOperator:
         self._registry, self._quality = Registry(registry), quality
         self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
         self._verdicts: list[Signal] = []
+        self._anew: list[Signal] = []
         self._measured: dict[str, float] = {}  # labels of each version, when its measures went to the registry
 
     def process(self, buffer: bytes) -> bytes:
         """Learn from one micro-batch; returns records for topics, each behind its tag, as MessagePack."""
         request = frames.parse_request(buffer)
         lessons = [_lesson(_TAUGHT.decode(payload(record))) for record in request.records()]
-        signals, outputs = list[Signal](), list[tuple[int, bytes]]()
+        signals, outputs, self._anew = self._anew, list[tuple[int, bytes]](), []
         at = lessons[-1].known if lessons else 0
         try:
             signals += self._people()
@@ -256,7 +258,8 @@ class LearnOperator:
             default = version == self._own == lineup.champion  # which serves without being registered
             if version in artifacts and not default and version not in (now.champion, *now.challengers):
                 self._registry.register(self._name, artifacts[version], parent=champion, by=BY, at=at)
-        newer = self._teacher.lineage(champion) == self._teacher.lineage(lineup.champion)
+        line = lineage(lineup.champion)
+        newer = line in self._teacher.made and line == lineage(champion)
         if champion != lineup.champion and not now.frozen and (newer or self._verdicts):
             why = "newer version of its lineage"
             if self._verdicts:
@@ -264,7 +267,7 @@ class LearnOperator:
             self._registry.promote(self._name, lineup.champion, why=why, by=BY, at=at)
         for version in self._registry.challengers(self._name):
             gone = version not in (lineup.champion, *lineup.challengers)
-            if gone and self._teacher.lineage(version) in self._teacher.made:
+            if gone and lineage(version) in self._teacher.made:
                 self._registry.retire(self._name, version, why="replaced by a newer version", by=BY, at=at)
             elif gone and version in self._teacher.retired:
                 self._registry.retire(self._name, version, why="rolled back by test", by=BY, at=at)
@@ -279,7 +282,7 @@ class LearnOperator:
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot; the registry has the models."""
         state = unpack(snapshot, _Learned)
-        self._teacher.restore(state.teacher)
+        self._anew = self._teacher.restore(state.teacher)
         self._told, self._verdicts, self._revision = state.told, state.verdicts, state.revision
 
     def close(self, _: bytes) -> bytes:

@@ -4,19 +4,18 @@ An example is a decision as it was served, with the truth about it. In the order
 every example is first evaluated on what each model version said of it, then taught to the learners. At fixed event
 times the learners are compiled; their models challenge the champion, and the better one is decided by a sequential
 test. A *lineage* is what compiles to one version after the other (its versions carry its name): lineages fight, and
-the newest version of the champion lineage decides.
+the newest version of the champion lineage decides. Where a learner starts anew, or people want an older version of its
+lineage, that version is a lineage of its own from then on: what the learner makes of little has to beat it first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
-from models.calibration import Platt
 from models.evaluation import Evaluation, Labelled
 from models.exploration import Cap
 from models.promotion import Contest, Verdict
@@ -24,7 +23,9 @@ from models.snapshot import pack, unpack
 from operators.kernels.ids import hash_ids
 from schemas.errors import DefinitionError, ModelRejected
 from streaming.learning import Learning
+from streaming.lesson import Lesson, by_version, within
 from streaming.plan import Plan
+from streaming.pupils import Pupils
 from streaming.signals import Signal
 from streaming.watching import Watching
 
@@ -34,31 +35,9 @@ I64 = NDArray[np.int64]
 BLOCK = 256
 """Examples that are taken together, and predicted before they are learned; the same ones, however they come."""
 
-MEMORY = 100_000.0
-"""Examples after which one counts 1/e in a calibration."""
-
-CANARY = 512
-"""Newest rows on which a learner and what it is compiled to must agree."""
-
 RETIRED = 64
-"""Versions, rolled back by the test, that do not challenge again, though the registry still lists them."""
-
-
-class Lesson(NamedTuple):
-    """One example: a decision as served (`scores` by `versions`, `row`: the values of `plan.names`) and its label,
-    known since `known`; `weight` is one over the share of such events that are examples."""
-
-    id: str
-    key: str
-    at: int
-    known: int
-    label: bool
-    presumed: bool
-    weight: float
-    source: str
-    versions: tuple[str, ...]
-    scores: tuple[float, ...]
-    row: Sequence[float] | F64
+"""Versions, rolled back by the test, that do not challenge again, though the registry still lists them; as many that
+are lineages of their own."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +49,25 @@ class Lineup:
     challengers: tuple[str, ...]
 
 
-class _Heavy(msgspec.Struct, tag="learned/2"):
+class _Heavy(msgspec.Struct, tag="learned/3"):
     """What changes with a block of examples only: packed once, however many checkpoints come meanwhile."""
 
-    learners: list[bytes]
-    platts: list[bytes]
+    pupils: bytes
     evaluation: bytes
     watching: bytes
     cap: bytes
-    canary: NDArray[np.float32]
 
 
-class _State(msgspec.Struct, tag="teacher/2"):
+class _State(msgspec.Struct, tag="teacher/3"):
     heavy: bytes
+    measured: str  # what the evaluation is of
     contest: bytes
     workload: str
     own: str
     inputs: tuple[str, ...]
     newest: dict[str, str]
     retired: list[str]
+    apart: list[str]
     counts: dict[str, int]
     revision: int
     due: int
@@ -113,10 +92,11 @@ class Teacher:
         self._workload, self._own = workload.name, workload.model.version
         self.inputs = workload.inputs or plan.names
         extra = tuple(name for name in (self.rule.segment, self.rule.amount) if name is not None)
-        self._columns = [plan.names.index(name) for name in (*self.inputs, *extra)]
-        self._declared = workload.learners
-        self.made = {f"{workload.name}-{name}" for name in (*(learner.name for learner in self._declared), "refit")}
-        self._start()
+        self._width, self._columns = len(plan.names), [plan.names.index(name) for name in (*self.inputs, *extra)]
+        self._declared = {f"{workload.name}-{learner.name}": learner for learner in workload.learners}
+        self.pupils = Pupils(self._declared, self.inputs)
+        self.made = {*self._declared, f"{workload.name}-refit"}
+        self.apart: list[str] = []
         self._waiting: list[Lesson] = []
         self.evaluation = Evaluation(self.rule.evaluation, lineage=self.lineage)
         self.contest = Contest(self.rule.promotion, lineage(self._own))
@@ -127,18 +107,30 @@ class Teacher:
         self.counts = {"examples": 0, "presumed": 0, "capped": 0}
         self.artifacts = {self._own: workload.model} if isinstance(workload.model, Artifact) else {}
         self._revision, self._due, self.refit_wanted = 0, 0, False
-        self._canary = np.empty((0, len(self.inputs)), np.float32)
         self._heavy: bytes | None = None
-
-    def _start(self) -> None:
-        """Learners that have learned nothing."""
-        self._learners = [learner.start(self.inputs) for learner in self._declared]
-        self._platts = [Platt(MEMORY) for _ in self._learners]
 
     def lineage(self, version: str) -> str:
         """What `version` fights as: versions that were learned, as their lineage, any other as itself."""
         name = lineage(version)
-        return name if name in self.made or version == self._own else version
+        return name if version not in self.apart and (name in self.made or version == self._own) else version
+
+    def _part(self, version: str) -> None:
+        """Let `version` fight as itself."""
+        self.apart = [*self.apart, version][-RETIRED:]
+        self.evaluation.part(version)
+
+    def _anew(self, names: Collection[str], at: int, why: Mapping[str, str]) -> list[Signal]:
+        """Let learners start with nothing; what they had made goes on by itself where it decides, or did before."""
+        self.pupils.start([name for name in names if name in self._declared])
+        for name in names:
+            if name in (self.contest.champion, self.contest.previous):
+                version = self._newest.pop(name)
+                self._part(version)
+                self._newest[version] = version
+                self.contest.rename(name, version)
+            elif name not in self._declared:
+                self.contest.leave(name)
+        return [self._signal("reset", at, what=name, reason=why.get(name, "drift")) for name in names]
 
     @property
     def lineup(self) -> Lineup:
@@ -172,7 +164,9 @@ class Teacher:
         self.contest.frozen = frozen
         if champion is None or champion == self.lineup.champion:
             return []
-        instead, name = self.lineup.champion, self.lineage(champion)
+        instead = self.lineup.champion
+        if (name := self.lineage(champion)) in self._declared and self._newest.get(name) != champion:
+            self._part(name := champion)  # not what its learner knows by now
         self._newest[name] = champion
         self.retired = [version for version in self.retired if version != champion]
         self.contest.crown(name)
@@ -196,7 +190,8 @@ class Teacher:
 
     def _strange(self, name: str) -> bool:
         """Whether a version (or lineage) is of no lineage that is taught here, and not the model of the definition."""
-        return name not in (*self.made, lineage(self._own)) and self.lineage(name) == name
+        own = (*self.made, *self.apart, lineage(self._own))
+        return name not in own and self.lineage(name) == name
 
     def served(self, version: str, count: int) -> None:
         """Count decisions whose labels may come."""
@@ -214,7 +209,7 @@ class Teacher:
                 if self._due:
                     signals += self._take() + self._compile(self._due)
                 self._due = (lesson.known // self.rule.compile + 1) * self.rule.compile
-            self._waiting.append(lesson._replace(row=np.asarray(lesson.row, np.float64)[self._columns]))
+            self._waiting.append(lesson._replace(row=np.asarray(lesson.row, np.float64)))
             if len(self._waiting) == BLOCK:
                 signals += self._take()
         return signals
@@ -225,24 +220,18 @@ class Teacher:
         self._waiting, self._heavy = [], None
         if not lessons:
             return []
-        rows, labels = np.array([lesson.row for lesson in lessons]), np.array([lesson.label for lesson in lessons])
+        rows = np.array([lesson.row for lesson in lessons])[:, self._columns]
+        labels = np.array([lesson.label for lesson in lessons])
         weight = np.array([lesson.weight for lesson in lessons], np.float64)
         at, known = np.array([[lesson.at for lesson in lessons], [lesson.known for lesson in lessons]], np.int64)
-        scores = _by_version(lessons)
+        scores = by_version(lessons)
         self.counts["examples"] += len(lessons)
         self.counts["presumed"] += sum(lesson.presumed for lesson in lessons)
         self.evaluation.add(self._labelled(lessons, rows, labels, at, known, weight), scores)
-        inputs, by_lineage = rows[:, : len(self.inputs)], self._merged(scores)
-        ids = [lesson.id for lesson in lessons]
-        signals = self._drift(ids, inputs, by_lineage.get(self.contest.champion), labels, (at, known))
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(small := inputs.astype(np.float32)).all(axis=1)
-        self._canary = np.concatenate((self._canary, small[finite]))[-CANARY:]
-        fresh = dict[str, F64]()
-        for learner, platt in zip(self._learners, self._platts, strict=True):
-            said = fresh[f"{self._workload}-{learner.name}"] = np.full(len(labels), np.nan)
-            said[finite] = platt.learn(learner.predict(small[finite]), labels[finite], weight[finite])
-            learner.learn(ids, inputs, labels.astype(np.float64), weight)
+        inputs, ids = rows[:, : len(self.inputs)], [lesson.id for lesson in lessons]
+        signals = self._drift(ids, inputs, self._merged(scores).get(self.contest.champion), labels, (at, known))
+        by_lineage = self._merged(scores)  # by now
+        fresh = self.pupils.learn(ids, inputs, labels, weight)
         if (champion := self.contest.champion) in by_lineage:  # what others decided can't send it away
             decided = {version: self.lineage(version) == champion for version in scores}
             own = np.array([decided[lesson.versions[0]] for lesson in lessons])
@@ -268,13 +257,14 @@ class Teacher:
             return []
         found = self._watching.add(ids, inputs, champion, labels, *times)
         worse = any(signal.kind == "psi" or signal.found > signal.expected for signal in found)
-        if worse and self.rule.drift.then == "reset":
-            self._start()
         self.refit_wanted |= worse and self.rule.drift.then == "refit"
-        return [
+        signals = [
             self._signal("drift", s.at, measure=s.kind, name=s.name, found=s.found, expected=s.expected, since=s.since)
             for s in found
         ]
+        if worse and self.rule.drift.then == "reset":
+            signals += self._anew(self._declared, signals[-1].at, {})
+        return signals
 
     def _merged(self, scores: Mapping[str, F64]) -> dict[str, F64]:
         """Scores by lineage: of one lineage no event was scored by two versions."""
@@ -298,6 +288,9 @@ class Teacher:
         self._revision += 1
         self._heavy = None
         self._watching.reset()
+        for version in self.apart:
+            if version not in (self.contest.champion, self.contest.previous):
+                self.contest.leave(version)
         self._prune()
 
     def _compile(self, now: int) -> list[Signal]:
@@ -305,10 +298,9 @@ class Teacher:
         self._heavy = None
         self.evaluation.close({self.lineup.champion, *self.lineup.challengers}, self.rule.horizon)
         signals: list[Signal] = []
-        for learner, platt in zip(self._learners, self._platts, strict=True):
-            name = f"{self._workload}-{learner.name}"
+        for name in self._declared:
             try:
-                signals += self.enter(learner.compile(name, self._canary, platt.slope, platt.intercept), now)
+                signals += self.enter(self.pupils.compile(name), now)
             except ModelRejected as error:
                 signals.append(self._signal("refused", now, model=name, reason=str(error)))
         return signals
@@ -325,39 +317,48 @@ class Teacher:
     def snapshot(self) -> bytes:
         """The state, for `restore`. Artifacts are not in it: whoever serves them keeps them."""
         if self._heavy is None:
-            learners = [learner.snapshot() for learner in self._learners]
-            platts = [platt.snapshot() for platt in self._platts]
             evaluation, watching = self.evaluation.snapshot(), self._watching.snapshot()
             cap = self._cap.snapshot() if self._cap else b""
-            self._heavy = pack(_Heavy(learners, platts, evaluation, watching, cap, self._canary))
+            self._heavy = pack(_Heavy(self.pupils.snapshot(), evaluation, watching, cap))
         state = _State(
-            heavy=self._heavy,
+            heavy=self._heavy, measured=self._measured(),
             contest=self.contest.snapshot(),
             workload=self._workload, own=self._own, inputs=self.inputs, newest=self._newest, retired=self.retired,
-            counts=self.counts, revision=self._revision, due=self._due, refit=self.refit_wanted,
+            apart=self.apart, counts=self.counts, revision=self._revision, due=self._due, refit=self.refit_wanted,
             waiting=[lesson[:-1] for lesson in self._waiting],
-            rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, len(self._columns)),
+            rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, self._width),
         )  # fmt: skip
         return pack(state)
 
-    def restore(self, data: bytes) -> None:
-        """Go on from a snapshot of the same workload; ModelRejected where it is another's."""
+    def _measured(self) -> str:
+        """What sums of the evaluation are of: others, and they are not to be added."""
+        rule = self.rule.evaluation
+        return f"{rule.k} of a day, {rule.half_life} ms, {rule.costs}, by {self.rule.segment} and {self.rule.amount}"
+
+    def restore(self, data: bytes) -> list[Signal]:
+        """Go on from a snapshot of the same workload; ModelRejected where it is another's.
+
+        Where the declaration has changed meanwhile, what cannot go on starts anew: a learner, the evaluation, the
+        watch over columns. Returns signals that say so.
+        """
         s = unpack(data, _State)
         heavy = unpack(s.heavy, _Heavy)
-        found = s.workload, s.inputs, len(heavy.learners), s.rows.shape[1:]
-        expected = self._workload, self.inputs, len(self._learners), (len(self._columns),)
+        found, expected = (s.workload, s.rows.shape[1:]), (self._workload, (self._width,))
         if found != expected:
-            what = f"found workload, inputs, learners and columns {found}, expected {expected}"
+            what = f"found workload and columns {found}, expected {expected}"
             raise ModelRejected(f"snapshot of what {self._workload!r} learned: {what}; start without it, or replay")
-        for learner, state in zip(self._learners, heavy.learners, strict=True):
-            learner.restore(state)
-        self._platts = [Platt.restore(state) for state in heavy.platts]
-        self.evaluation = Evaluation(self.rule.evaluation, heavy.evaluation, self.lineage)
+        refused, now = self.pupils.restore(heavy.pupils), max(0, s.due - self.rule.compile)
+        self.apart, same = s.apart, s.measured == self._measured()
+        self.evaluation = Evaluation(self.rule.evaluation, heavy.evaluation if same else None, self.lineage)
         self.contest = Contest.restore(self.rule.promotion, s.contest)
-        self._watching = Watching(self.rule.drift, self.inputs, heavy.watching)
+        self._watching = Watching(self.rule.drift, self.inputs, heavy.watching if s.inputs == self.inputs else None)
         self._cap = Cap(self.rule.cap, state=heavy.cap) if self.rule.cap and heavy.cap else self._cap
         self._newest, self.retired, self.counts = s.newest, s.retired, s.counts
         self._revision, self._due, self.refit_wanted = s.revision, s.due, s.refit
+        signals = self._anew(refused, now, refused)
+        if not same:
+            why = f"found measures of {s.measured}, expected them of {self._measured()}"
+            signals.append(self._signal("reset", now, what="evaluation", reason=why))
         if s.own != self._own:  # the definition names another model by now
             self._newest = {n: v for n, v in s.newest.items() if v != s.own} | {lineage(self._own): self._own}
             if self.contest.champion == lineage(s.own):
@@ -365,24 +366,5 @@ class Teacher:
             if lineage(s.own) != lineage(self._own):
                 self.contest.leave(lineage(s.own))
         self._waiting = [Lesson(*lesson, row) for lesson, row in zip(s.waiting, s.rows, strict=True)]
-        self._canary, self._heavy = heavy.canary, None
-
-
-def within(cap: Cap | None, lessons: Sequence[Lesson]) -> Sequence[Lesson]:
-    """Those that `cap` lets count; what was presumed has no source that could forge it."""
-    if cap is None:
-        return lessons
-    said = [lesson for lesson in lessons if not lesson.presumed]
-    counts = iter(cap.add([x.source for x in said], np.array([x.known for x in said], np.int64)).tolist())
-    return [lesson for lesson in lessons if lesson.presumed or next(counts)]
-
-
-def _by_version(lessons: Sequence[Lesson]) -> dict[str, F64]:
-    """Scores f64[k] of each version, NaN where it did not see the event."""
-    scores: dict[str, F64] = {}
-    for row, lesson in enumerate(lessons):
-        for version, score in zip(lesson.versions, lesson.scores, strict=True):
-            if version not in scores:
-                scores[version] = np.full(len(lessons), np.nan)
-            scores[version][row] = score
-    return scores
+        self._heavy = None
+        return signals

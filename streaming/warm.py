@@ -19,10 +19,11 @@ from operators.views import Pending
 from streaming import shows
 from streaming.arrivals import HEAD
 from streaming.kernels import read_heads, read_rows, under_own_keys, write_rows, write_sinks
+from streaming.lesson import Lesson
 from streaming.observe import Cells
 from streaming.plan import plan
 from streaming.replay import Replay
-from streaming.teacher import Lesson, Teacher
+from streaming.teacher import Teacher
 from streaming.workloads import refer, resolve
 
 EVENTS = 20_000

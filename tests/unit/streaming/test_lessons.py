@@ -17,11 +17,11 @@ from schemas.fraud import FraudOutcome
 from streaming.decider import Decided
 from streaming.engine import Events, Truth
 from streaming.learning import learning
+from streaming.lesson import Lesson
 from streaming.lessons import Lessons
 from streaming.plan import Plan, plan
 from streaming.replay import Replay, Step
 from streaming.simulator import Spec, simulate
-from streaming.teacher import Lesson
 from streaming.workloads import load
 
 NOW, DAY, HORIZON = 1_800_000_000_000, 86_400_000, 20

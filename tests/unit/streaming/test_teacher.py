@@ -17,9 +17,10 @@ from models.linear import linear
 from schemas.errors import DefinitionError, ModelRejected
 from schemas.fraud import FraudOutcome
 from streaming.learning import learning
+from streaming.lesson import Lesson
 from streaming.plan import Plan, plan
 from streaming.signals import Signal, quality
-from streaming.teacher import Lesson, Teacher
+from streaming.teacher import Teacher
 from streaming.workloads import load
 
 DAY = 86_400_000
@@ -150,7 +151,7 @@ def test_drift_resets_the_learner_or_asks_for_a_refit() -> None:
             teacher, signals, _ = run(of, given, serve=False)
             assert {s.detail["measure"] for s in signals if s.kind == "drift"} == kinds
             assert teacher.refit_wanted == (acts and then == "refit")
-            assert (teacher._learners[0].learned < 5000) == (acts and then == "reset")
+            assert (teacher.pupils.learned()["small-logistic"] < 5000) == (acts and then == "reset")
 
 
 def test_a_promotion_is_no_drift() -> None:
@@ -163,11 +164,68 @@ def test_a_promotion_is_no_drift() -> None:
 
 def test_drift_is_watched_though_the_champion_has_a_new_version_every_day() -> None:
     """Labels come when their version serves no longer: drift of a champion that learns is never seen."""
-    of = taught()
-    teacher = Teacher(of)
-    teacher.follow("small-logistic-000000000001", True, 0)
-    found = teacher.add(lessons(of, 6000, version="small-logistic-000000000000", drift=True))
+    of = taught(promotion=rules.promotion(labels=10**6))
+    teacher, _, models = run(of, lessons(of))
+    teacher.follow(models[-1], True, 0)
+    later = lessons(of, 6000, version="small-logistic-000000000000", drift=True)
+    found = teacher.add([lesson._replace(known=lesson.known + 9 * DAY) for lesson in later])
     assert "drift" in {signal.kind for signal in found}
+
+
+def _after(given: Sequence[Lesson], days: int, versions: tuple[str, ...], right: float) -> list[Lesson]:
+    """The same examples so many days later, served by `versions`, the first of which is right in a share of them."""
+    scores = [0.9 if (i % 100 < 100 * right) == lesson.label else 0.1 for i, lesson in enumerate(given)]
+    return [
+        lesson._replace(
+            at=lesson.at + days * DAY, known=lesson.known + days * DAY, versions=versions,
+            scores=(score, *lesson.scores)[: len(versions)],
+        )
+        for lesson, score in zip(given, scores, strict=True)
+    ]  # fmt: skip
+
+
+def test_a_learner_that_starts_anew_has_to_beat_what_it_made() -> None:
+    """Drift resets the champion's learner, and what that makes of a day decides at once; or never again."""
+    of = taught(drift=rules.drift(then="reset"))
+    teacher, signals, _ = run(of, lessons(of))
+    assert "promote" in {s.kind for s in signals}
+    decides = teacher.lineup.champion
+    assert decides.startswith("small-logistic-")
+    found = teacher.add(_after(lessons(of), 9, (decides, OWN.version), 0.95))
+    bad = lessons(of, 500, 1.0)
+    for part in (bad[:1], bad[1:]):  # with the first, a day begins with another version
+        found += teacher.add(_after(part, 18, (teacher.lineup.champion,), 0.3))
+    kinds = [s.kind for s in found]
+    assert kinds.count("reset") == 1, "found no drift"
+    (at,) = (i for i, kind in enumerate(kinds) if kind == "reset")
+    roles = [s.detail["role"] for s in found if s.kind == "model"]
+    assert "champion" in roles[: kinds[:at].count("model")]
+    decides = teacher.lineup.champion
+    served = teacher.evaluation.report()["versions"][decides]  # type: ignore[index]
+    assert served["lineage"] == decides
+    assert served["labels"] > 0
+    state, other = teacher.snapshot(), Teacher(of)
+    other.restore(state)
+    assert other.snapshot() == state
+    for one in (teacher, other):
+        more = one.add(_after(lessons(of, 6000, 16.0), 19, (decides,), 0.6))
+        first, *others = (s for s in more if s.kind in ("model", "promote"))
+        assert first.detail["role"] == "challenger"
+        assert [s.kind for s in others].count("promote") == 1
+        assert next(s for s in others if s.kind == "promote").detail["instead"] == decides
+        assert decides in one.lineup.challengers, "the old champion is not kept warm"
+
+
+def test_an_older_version_by_hand_is_no_lineage() -> None:
+    """People promote an older version of a learner, or a job starts anew beside its registry, and the next version of a
+    learner that knows less takes its place untested."""
+    of = taught(promotion=rules.promotion(labels=10**6))
+    teacher, _, models = run(of, lessons(of))
+    for one, older in ((teacher, models[2]), (Teacher(of), models[-1])):
+        assert [s.kind for s in one.follow(older, False, 0)] == ["champion"]
+        found = one.add(_after(lessons(of), 9, (older, OWN.version), 0.9))
+        assert {s.detail["role"] for s in found if s.kind == "model"} == {"challenger"}
+        assert one.lineup.champion == older
 
 
 def test_what_is_no_number_breaks_nothing() -> None:
@@ -246,10 +304,8 @@ def test_another_definition_is_refused_or_taken_over() -> None:
     of = taught(promotion=rules.promotion(labels=10**6))
     teacher, _, _ = run(of, lessons(of), serve=False)
     state = teacher.snapshot()
-    renamed = plan(replace(of.workload, name="other"))
-    for other in (renamed, taught(inputs=INPUTS[::-1]), taught(learners=2), taught(segment=None)):
-        with pytest.raises(ModelRejected, match="snapshot"):
-            Teacher(other).restore(state)
+    with pytest.raises(ModelRejected, match="snapshot"):
+        Teacher(plan(replace(of.workload, name="other"))).restore(state)
     for bad in (b"", state[:-1], msgspec.msgpack.encode({"type": "other"})):
         with pytest.raises(ModelRejected):
             Teacher(of).restore(bad)
@@ -263,3 +319,38 @@ def test_another_definition_is_refused_or_taken_over() -> None:
         Teacher(taught(amount="amuont"))
     with pytest.raises(DefinitionError, match="amount"):
         taught(evaluation=rules.evaluation(costs=rules.Costs(1.0, 1.0, by_amount=True)), amount=None)
+
+
+def test_what_a_changed_declaration_leaves_goes_on() -> None:
+    """A learner with another setting ends the job, or others with it; what it had made stops deciding."""
+    of = taught(learners=2)
+    given = lessons(of)
+    teacher, signals, _ = run(of, given)
+    assert "promote" in {s.kind for s in signals}
+    decides, state, learned = teacher.lineup.champion, teacher.snapshot(), teacher.pupils.learned()
+    first, second = of.workload.learners
+    other = first if decides.startswith("small-logistic1") else second
+    kept = second if other is first else first
+    assert isinstance(kept, Logistic)
+    changes: list[tuple[Plan, set[str], dict[str, int]]] = [
+        (taught(learners=3), set(), learned | {"small-logistic2": 0}),
+        (taught(learners=2, segment=None), {"evaluation"}, learned),
+        (taught(learners=2, inputs=INPUTS[::-1]), {*learned}, dict.fromkeys(learned, 0)),
+    ]
+    for learners in ((other, replace(kept, rate=0.001)), (other,)):
+        name, of_other = f"small-{kept.name}", f"small-{other.name}"
+        now = {of_other: learned[of_other]} | {f"small-{x.name}": 0 for x in learners[1:]}
+        changes.append((plan(replace(of.workload, learners=learners)), {name}, now))
+    for changed, anew, knows in changes:
+        new = Teacher(changed)
+        told = new.restore(state)
+        assert {s.kind for s in told} <= {"reset"}
+        assert {s.detail["what"] for s in told} == anew
+        assert new.pupils.learned() == knows
+        assert new.lineup.champion == decides
+        found = new.add(_after(given[:1500], 9, (decides, OWN.version), 0.9))
+        roles = {s.detail["role"] for s in found if s.kind == "model" and decides[:-12] in str(s.detail["version"])}
+        assert roles <= ({"challenger"} if decides[:-13] in anew else {"champion"})
+        again = Teacher(changed)
+        again.restore(new.snapshot())
+        assert again.snapshot() == new.snapshot()
