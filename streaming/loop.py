@@ -27,6 +27,7 @@ from schemas.topics import Topics
 from streaming.arrivals import Arrivals
 from streaming.decider import Decided
 from streaming.engine import Events, OutcomeIntake, Truth
+from streaming.layouts import Layouts
 from streaming.lesson import Lesson
 from streaming.observe import Loop
 from streaming.plan import Plan
@@ -43,7 +44,8 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Served(msgspec.Struct, frozen=True, array_like=True):
-    """What waits for an outcome: a decision's key, weight, the scores of each version, and its row (f64)."""
+    """What waits for an outcome: a decision's key, weight, the scores of each version, and its row (f64) with the
+    number of its layout (`streaming.layouts`)."""
 
     key: str
     at: int
@@ -51,6 +53,7 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     versions: tuple[str, ...]
     scores: tuple[float, ...]
     row: bytes
+    layout: int
 
 
 class Taught(msgspec.Struct, frozen=True, array_like=True):
@@ -68,8 +71,8 @@ _SERVED = msgspec.msgpack.Decoder(Served)
 _TAUGHT = msgspec.msgpack.Decoder(Taught)
 
 
-def pending(events: Events, decided: Decided) -> list[bytes]:
-    """Row frames of the decisions that wait for an outcome, by event id."""
+def pending(events: Events, decided: Decided, layout: int) -> list[bytes]:
+    """Row frames of the decisions that wait for an outcome, by event id; their rows are of `layout`."""
     rows = np.flatnonzero(decided.weight > 0).tolist()
     if not rows:
         return []
@@ -78,7 +81,7 @@ def pending(events: Events, decided: Decided) -> list[bytes]:
     keys, columns = events.entities[0], np.ascontiguousarray(decided.columns)
 
     def served(i: int) -> bytes:
-        return _pack(Served(keys[i], at[i], weight[i], decided.versions, scores[i], columns[i].tobytes()))
+        return _pack(Served(keys[i], at[i], weight[i], decided.versions, scores[i], columns[i].tobytes(), layout))
 
     return [frames.row(at[i], events.ids[i].encode(), served(i)) for i in rows]
 
@@ -95,6 +98,7 @@ class ExampleOperator:
         rule = plan.workload.learning
         assert rule is not None
         self._plan, self._topics, self._report = plan, topics, report
+        self._layouts = Layouts(plan.names)
         self._intake = OutcomeIntake(plan)
         self._join = ExampleJoin(rule.horizon, rule.presume)
         self._loop = Loop(plan.workload.name)
@@ -149,12 +153,12 @@ class ExampleOperator:
     def _example(self, id: str, due: Due) -> list[tuple[int, bytes]]:
         """The record for the examples topic, and the frame for the teacher."""
         served = _SERVED.decode(due.served)
-        row = np.frombuffer(served.row)
+        names, row = self._layouts.read(served.layout, served.row)
         example = {
             "event": id, "at": served.at, "key": served.key, "label": due.label, "label_at": due.known,
             "presumed": due.presumed, "weight": served.weight, "source": due.source,
             "scores": dict(zip(served.versions, served.scores, strict=True)),
-            "features": dict(zip(self._plan.names, row.tolist(), strict=True)),
+            "features": dict(zip(names, row.tolist(), strict=True)),
         }  # fmt: skip
         taught = _pack(Taught(id, due.known, due.label, due.presumed, due.source, served))
         return [
@@ -163,16 +167,21 @@ class ExampleOperator:
         ]
 
     def snapshot(self, _: bytes) -> bytes:
-        """Nothing: everything is keyed state."""
-        return b""
+        """The layouts of rows in keyed state, which is all there is besides."""
+        return self._layouts.snapshot()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Take up what another knew, which may have served what waits here now."""
+        self._layouts.restore(snapshot)
 
     def close(self, _: bytes) -> bytes:
         """The operator ends."""
         return b""
 
 
-class _Learned(msgspec.Struct, tag="learned/1"):
+class _Learned(msgspec.Struct, tag="learned/2"):
     teacher: bytes
+    layouts: bytes
     told: int  # revision of the lineup that was announced
     verdicts: list[Signal]  # that were not
     revision: int  # of the registry that was looked at
@@ -192,7 +201,7 @@ class LearnOperator:
 
     def __init__(self, plan: Plan, topics: Topics, registry: str, quality: Callable[[str, dict[str, float]], None]):
         self._name, self._teacher, self._own = topics.name, Teacher(plan), plan.workload.model.version
-        self._registry, self._quality = Registry(registry), quality
+        self._registry, self._quality, self._layouts = Registry(registry), quality, Layouts(plan.names)
         self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
         self._verdicts: list[Signal] = []
         self._anew: list[Signal] = []
@@ -201,7 +210,7 @@ class LearnOperator:
     def process(self, buffer: bytes) -> bytes:
         """Learn from one micro-batch; returns records for topics, each behind its tag, as MessagePack."""
         request = frames.parse_request(buffer)
-        lessons = [_lesson(_TAUGHT.decode(payload(record))) for record in request.records()]
+        lessons = [self._lesson(_TAUGHT.decode(payload(record))) for record in request.records()]
         signals, outputs, self._anew = self._anew, list[tuple[int, bytes]](), []
         at = lessons[-1].known if lessons else 0
         try:
@@ -220,6 +229,13 @@ class LearnOperator:
             signals.append(Signal("unavailable", self._name, at, {"reason": str(error)}))
         key = self._name.encode()
         return _pack(outputs + [(frames.SIGNAL, frames.sink(key, encode_signal(signal))) for signal in signals])
+
+    def _lesson(self, taught: Taught) -> Lesson:
+        s = taught.served
+        return Lesson(
+            taught.id, s.key, s.at, taught.known, taught.label, taught.presumed, s.weight, taught.source, s.versions,
+            s.scores, self._layouts.row(s.layout, s.row),
+        )  # fmt: skip
 
     def _evaluated(self, at: int) -> Signal:
         """The prequential measures of every version, for the metrics and the topic."""
@@ -277,26 +293,19 @@ class LearnOperator:
 
     def snapshot(self, _: bytes) -> bytes:
         """Everything learned."""
-        return pack(_Learned(self._teacher.snapshot(), self._told, self._verdicts, self._revision))
+        learned = self._teacher.snapshot(), self._layouts.snapshot()
+        return pack(_Learned(*learned, self._told, self._verdicts, self._revision))
 
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot; the registry has the models."""
         state = unpack(snapshot, _Learned)
         self._anew = self._teacher.restore(state.teacher)
+        self._layouts.restore(state.layouts)
         self._told, self._verdicts, self._revision = state.told, state.verdicts, state.revision
 
     def close(self, _: bytes) -> bytes:
         """The operator ends."""
         return b""
-
-
-def _lesson(taught: Taught) -> Lesson:
-    s = taught.served
-    row = np.frombuffer(s.row)
-    return Lesson(
-        taught.id, s.key, s.at, taught.known, taught.label, taught.presumed, s.weight, taught.source, s.versions,
-        s.scores, row,
-    )  # fmt: skip
 
 
 class Models:

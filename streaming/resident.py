@@ -22,6 +22,7 @@ from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
 from schemas.topics import Topics
+from streaming import layouts
 from streaming.again import Again
 from streaming.apart import Apart, Told
 from streaming.arrivals import Arrivals
@@ -212,7 +213,7 @@ class FeatureOperator(_Operator):
         self._decider = Decider(plan, serving.lookup) if stage.last else None
         self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
         self._again = again
-        self._loop = Loop(plan.workload.name)
+        self._loop, self._layout = Loop(plan.workload.name), layouts.number(plan.names)
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
@@ -310,7 +311,7 @@ class FeatureOperator(_Operator):
         keys = [key for key, made in zip(events.entities[0], decided.made, strict=True) if made]
         outputs.put(frames.DECISION, *write_sinks(*join(keys), *lines(decided.lines, len(keys))))
         if self._models is not None:
-            waiting = pending(events, decided)
+            waiting = pending(events, decided, self._layout)
             outputs.add(frames.PENDING, waiting)
             self._loop.joined({"waiting": len(waiting)})
         self._serving.decided(decided)

@@ -22,6 +22,7 @@ from models.promotion import Contest, Verdict
 from models.snapshot import pack, unpack
 from operators.kernels.ids import hash_ids
 from schemas.errors import DefinitionError, ModelRejected
+from streaming.layouts import relaid
 from streaming.learning import Learning
 from streaming.lesson import Lesson, by_version, within
 from streaming.plan import Plan
@@ -74,6 +75,7 @@ class _State(msgspec.Struct, tag="teacher/3"):
     refit: bool
     waiting: list[tuple[str, str, int, int, bool, bool, float, str, tuple[str, ...], tuple[float, ...]]]
     rows: NDArray[np.float64]
+    names: tuple[str, ...]
 
 
 def lineage(version: str) -> str:
@@ -92,7 +94,7 @@ class Teacher:
         self._workload, self._own = workload.name, workload.model.version
         self.inputs = workload.inputs or plan.names
         extra = tuple(name for name in (self.rule.segment, self.rule.amount) if name is not None)
-        self._width, self._columns = len(plan.names), [plan.names.index(name) for name in (*self.inputs, *extra)]
+        self._names, self._columns = plan.names, [plan.names.index(name) for name in (*self.inputs, *extra)]
         self._declared = {f"{workload.name}-{learner.name}": learner for learner in workload.learners}
         self.pupils = Pupils(self._declared, self.inputs)
         self.made = {*self._declared, f"{workload.name}-refit"}
@@ -322,11 +324,11 @@ class Teacher:
             self._heavy = pack(_Heavy(self.pupils.snapshot(), evaluation, watching, cap))
         state = _State(
             heavy=self._heavy, measured=self._measured(),
-            contest=self.contest.snapshot(),
+            contest=self.contest.snapshot(), names=tuple(self._names),
             workload=self._workload, own=self._own, inputs=self.inputs, newest=self._newest, retired=self.retired,
             apart=self.apart, counts=self.counts, revision=self._revision, due=self._due, refit=self.refit_wanted,
             waiting=[lesson[:-1] for lesson in self._waiting],
-            rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, self._width),
+            rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, len(self._names)),
         )  # fmt: skip
         return pack(state)
 
@@ -343,9 +345,8 @@ class Teacher:
         """
         s = unpack(data, _State)
         heavy = unpack(s.heavy, _Heavy)
-        found, expected = (s.workload, s.rows.shape[1:]), (self._workload, (self._width,))
-        if found != expected:
-            what = f"found workload and columns {found}, expected {expected}"
+        if s.workload != self._workload:
+            what = f"found workload {s.workload!r}"
             raise ModelRejected(f"snapshot of what {self._workload!r} learned: {what}; start without it, or replay")
         refused, now = self.pupils.restore(heavy.pupils), max(0, s.due - self.rule.compile)
         self.apart, same = s.apart, s.measured == self._measured()
@@ -365,6 +366,7 @@ class Teacher:
                 self.contest.crown(lineage(self._own))
             if lineage(s.own) != lineage(self._own):
                 self.contest.leave(lineage(s.own))
-        self._waiting = [Lesson(*lesson, row) for lesson, row in zip(s.waiting, s.rows, strict=True)]
+        rows = relaid(s.rows, s.names, self._names)
+        self._waiting = [Lesson(*lesson, row) for lesson, row in zip(s.waiting, rows, strict=True)]
         self._heavy = None
         return signals

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import streaming.workloads.fraud
 from models.registry import Registry, announcement
 from schemas.models import decode
 from schemas.topics import MODELS
@@ -157,3 +158,30 @@ def test_promotion_by_hand(world: Make, data: Data) -> None:
     models = Counter(json.loads(value)["model"] for value in job.everything())
     assert models[chosen] > 0, f"only {models} decided: {registry.history(name)[-4:]}"
     assert all(model.startswith("fraud") for model in models)
+
+
+def test_another_definition_goes_on(world: Make, data: Data) -> None:
+    """If this fails, a job whose learner has another setting, or that has a feature more, never runs again from its
+    savepoint, or learns the values of one feature as those of another."""
+    text = Path(streaming.workloads.fraud.__file__).read_text()
+    before = Reference("variant.py", text, set=LEARNS.set)
+    for old, new in (("Logistic(rate=0.002)", "Logistic(rate=0.003)"), ("count(*WINDOWS),", 'count("2d", *WINDOWS),')):
+        assert old in text
+        text = text.replace(old, new)
+    job = world(reference=before)
+    half = len(data.events) // 2
+    job.publish(data.events[:half], data.outcomes)
+    job.deploy()
+    job.reach(half)
+    wait(lambda: len(made(job)) > 5, 60, "models")
+    job.stop()
+    known = len(job.everything(job.topics.examples))
+    job.publish(data.events[half:])
+    job.deploy(Reference("variant.py", text, set=LEARNS.set))
+    job.decided(data.expected)
+    learned_once(job, data, 10)
+    assert not job.failure()
+    assert {signal["detail"]["what"] for signal in told(job, "reset")} == {f"{job.workload.name}-logistic"}
+    examples = [json.loads(example)["features"] for example in job.everything(job.topics.examples)[known:]]
+    assert {"card_count_2d" in features for features in examples} == {True, False}
+    assert {len(features) for features in examples} == {len(examples[0]), len(examples[0]) + 1}

@@ -106,7 +106,7 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   public void initializeState(StateInitializationContext context) throws Exception {
     super.initializeState(context);
     var store = context.getOperatorStateStore();
-    snapshots = store.getListState(new ListStateDescriptor<>("resident", BYTES));
+    snapshots = store.getUnionListState(new ListStateDescriptor<>("resident", BYTES)); // each task gets all
     caughtUp = store.getUnionListState(new ListStateDescriptor<>("caught-up", Types.STRING));
     announced = store.getBroadcastState(new MapStateDescriptor<>("control", Types.STRING, BYTES));
     var whole = new ValueStateDescriptor<>("state", BYTES);

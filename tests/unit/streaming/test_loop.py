@@ -13,11 +13,13 @@ from models import rules
 from models.learners import Logistic
 from models.linear import linear
 from models.registry import Registry, announcement
+from operators import by, count, max_, mean
 from schemas import frames
+from schemas.errors import ModelRejected
 from schemas.fraud import FraudOutcome
 from schemas.models import Announcement, decode, encode
 from schemas.topics import Topics
-from streaming import loop
+from streaming import layouts, loop
 from streaming.learning import learning
 from streaming.loop import ExampleOperator, LearnOperator, Models, Served, Taught
 from streaming.plan import Plan, plan
@@ -144,7 +146,7 @@ def rows(count: int, days: float, first: int = 20, seed: int = 1) -> list[bytes]
         row = rng.normal(0, 10, len(of.names))
         label = bool(row[of.names.index("value")] + rng.normal(0, 3) > 0)
         versions, scores = (OWN.version, LEARNED), (0.3 + 0.4 * (not label), 0.1 + 0.8 * label)
-        served = Served(f"k{i}", at - 1000, 1.0, versions, scores, row.tobytes())
+        served = Served(f"k{i}", at - 1000, 1.0, versions, scores, row.tobytes(), layouts.number(of.names))
         made.append(frames.row(at, b"", _pack(Taught(f"e{seed}-{i}", at, label, False, "", served))))
     return made
 
@@ -358,7 +360,8 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
     of, topics = small(), Topics("small")
     operator = ExampleOperator(of, topics, report=True)
     row = np.arange(float(len(of.names)))
-    decision = frames.row(50 * DAY, b"e1", _pack(Served("k", 50 * DAY, 2.0, ("v", "w"), (0.5, 0.25), row.tobytes())))
+    about = "k", 50 * DAY, 2.0, ("v", "w"), (0.5, 0.25)
+    decision = frames.row(50 * DAY, b"e1", _pack(Served(*about, row.tobytes(), layouts.number(of.names))))
     outcome = {"event": "e1", "at": 51 * DAY, "label": True, "source": "bank"}
     good, bad = (
         java.write_source(java.Source(51 * DAY, 0, i, NOW, b"e1", value))
@@ -390,3 +393,39 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
     (example, _), _, _ = process(frames.WAITING + decision, (frames.TIMER, (60 * DAY).to_bytes(8, "little")))
     assert json.loads(java.sink_parts(example[1])[1] or b"")["presumed"]
     assert process(done, (frames.MAIN, decision), (frames.SIDE, good), (frames.TIMER, clock)) == ([], done, frames.NONE)
+
+
+def test_a_feature_more_or_less(registry: Registry) -> None:
+    """A decision that waited while the features changed ends the job, or its values are learned as those of others."""
+    old = small()
+    windows = "1m", "1h", "1d"
+    features = by("key", count("2m", *windows), mean("value", *windows), max_("value", *windows))
+    new = plan(replace(old.workload, features=(features,)))
+    assert set(old.names) < set(new.names)
+    assert new.names[: len(old.names)] != old.names
+    for before, now in ((old, new), (new, old)):
+        row = np.arange(float(len(before.names)))
+        about = "k", 50 * DAY, 2.0, (OWN.version,), (0.5,)
+        decision = _pack(Served(*about, row.tobytes(), layouts.number(before.names)))
+        first, operator = (ExampleOperator(of, Topics("small"), report=True) for of in (before, now))
+        for state in (first.snapshot(b""), operator.snapshot(b"")):
+            operator.restore(state)
+        due = frames.WAITING + frames.row(50 * DAY, b"e1", decision), (60 * DAY).to_bytes(8, "little")
+        request = java.build_request([0], [frames.TIMER], [due[1]], [b"e1"], [due[0]])
+        ((_, example), (_, lesson)), _, _ = java.parse_response(operator.process(request))
+        served = json.loads(java.sink_parts(example)[1] or b"")["features"]
+        assert served == dict(zip(before.names, row.tolist(), strict=True))
+        teacher, after = opened(before, registry), opened(now, registry)
+        after.restore(teacher.snapshot(b""))
+        teach(after, [lesson])
+        (learned,) = after._teacher._waiting
+        known = {name: served.get(name, np.nan) for name in now.names}
+        np.testing.assert_array_equal(learned.row, list(known.values()))
+        back = opened(before, registry)
+        back.restore(after.snapshot(b""))
+        known = {name: known.get(name, np.nan) for name in before.names}
+        np.testing.assert_array_equal(back._teacher._waiting[0].row, list(known.values()))
+        unknown = Served(*about, row.tobytes(), 7)
+        strange = frames.row(60 * DAY, b"", _pack(Taught("e2", 60 * DAY, True, False, "", unknown)))
+        with pytest.raises(ModelRejected, match=r"layout 7.*deploy the definition"):
+            teach(after, [strange])
