@@ -36,7 +36,12 @@ class Layouts:
 
     def __init__(self, names: Sequence[str]):
         self.names = tuple(names)
-        self._known = {number(names): self.names}
+        self._known = dict[int, tuple[str, ...]]()
+        self.add(self.names)
+
+    def add(self, names: tuple[str, ...]) -> None:
+        """Know the layout of these columns, too."""
+        self._known[number(names)] = names
 
     def read(self, layout: int, row: bytes) -> tuple[tuple[str, ...], F64]:
         """The names and values f64[d] of a row as it was stored; ModelRejected where nobody knows its layout."""

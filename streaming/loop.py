@@ -57,7 +57,7 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Taught(msgspec.Struct, frozen=True, array_like=True):
-    """An example on its way to the teacher."""
+    """An example on its way to the teacher; the first one of a layout has the `names` of its columns, too."""
 
     id: str
     known: int
@@ -65,6 +65,7 @@ class Taught(msgspec.Struct, frozen=True, array_like=True):
     presumed: bool
     source: str
     served: Served
+    names: tuple[str, ...] = ()
 
 
 _SERVED = msgspec.msgpack.Decoder(Served)
@@ -98,7 +99,7 @@ class ExampleOperator:
         rule = plan.workload.learning
         assert rule is not None
         self._plan, self._topics, self._report = plan, topics, report
-        self._layouts = Layouts(plan.names)
+        self._layouts, self._named = Layouts(plan.names), set[int]()
         self._intake = OutcomeIntake(plan)
         self._join = ExampleJoin(rule.horizon, rule.presume)
         self._loop = Loop(plan.workload.name)
@@ -160,7 +161,9 @@ class ExampleOperator:
             "scores": dict(zip(served.versions, served.scores, strict=True)),
             "features": dict(zip(names, row.tolist(), strict=True)),
         }  # fmt: skip
-        taught = _pack(Taught(id, due.known, due.label, due.presumed, due.source, served))
+        first = () if served.layout in self._named else names
+        self._named.add(served.layout)
+        taught = _pack(Taught(id, due.known, due.label, due.presumed, due.source, served, first))
         return [
             (frames.EXAMPLE, frames.sink(served.key.encode(), msgspec.json.encode(example))),
             (frames.LESSON, frames.row(due.known, b"", taught)),
@@ -232,6 +235,8 @@ class LearnOperator:
 
     def _lesson(self, taught: Taught) -> Lesson:
         s = taught.served
+        if taught.names:
+            self._layouts.add(taught.names)
         return Lesson(
             taught.id, s.key, s.at, taught.known, taught.label, taught.presumed, s.weight, taught.source, s.versions,
             s.scores, self._layouts.row(s.layout, s.row),

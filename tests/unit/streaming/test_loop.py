@@ -421,6 +421,9 @@ def test_a_feature_more_or_less(registry: Registry) -> None:
         (learned,) = after._teacher._waiting
         known = {name: served.get(name, np.nan) for name in now.names}
         np.testing.assert_array_equal(learned.row, list(known.values()))
+        alone = opened(now, registry)  # one that was told before it was ever asked for a snapshot
+        teach(alone, [lesson])
+        np.testing.assert_array_equal(alone._teacher._waiting[0].row, learned.row)
         back = opened(before, registry)
         back.restore(after.snapshot(b""))
         known = {name: known.get(name, np.nan) for name in before.names}
