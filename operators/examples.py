@@ -2,8 +2,9 @@
 
 Behind the policy and before the teacher. A decision waits in keyed state; its outcome may come before it, twice,
 corrected, or never. An example is due when the event time of the job has reached the time since which its label was
-known: in a backfill, too, nothing is learned before it could have been. At the horizon a label is presumed, or the
-decision is dropped. What has become an example is remembered as such, so that nothing is learned twice.
+known: in a backfill, too, nothing is learned before it could have been. Of several outcomes the one counts that was known
+first, as it is learned then; where they were known before the event, the newest. At the horizon a label is presumed, or
+the decision is dropped. What has become an example is remembered as such, so that nothing is learned twice.
 """
 
 import struct
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 WAITING, EARLY, DUE, DONE = b"W", b"E", b"D", b"L"
 _TRUTH = struct.Struct("<q?H")
 _AT = struct.Struct("<q")
+
+MOST = 8
+"""Outcomes that are kept of an event that has not come: the first, and the newest of the others."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +42,33 @@ class ExampleJoin:
             return WAITING + _AT.pack(at) + served, at + self._horizon, "waiting"
         if state[:1] != EARLY:
             return state, self._ends(state), "repeated"
-        known, label, length = _TRUTH.unpack_from(state, 1)
+        known, label, source = min(reversed(_truths(state[1:])), key=lambda truth: _rank(truth[0], at))
         if known > at + self._horizon:
             return WAITING + _AT.pack(at) + served, at + self._horizon, "too-late"
-        known, source = max(known, at), state[1 + _TRUTH.size : 1 + _TRUTH.size + length]
-        return DUE + _AT.pack(at) + _TRUTH.pack(known, label, length) + source + served, known, "early"
+        return DUE + _AT.pack(at) + _told(known, label, source) + served, max(known, at), "early"
 
     def outcome(self, state: bytes, at: int, label: bool, source: str) -> tuple[bytes, int | None, str]:
-        """An outcome that is known since `at`. The last one wins until it has become an example; one that is known
-        only after the horizon does not count, whenever it comes."""
+        """An outcome that is known since `at`. One that is known only after another, or after the horizon, does not
+        count, whenever it comes."""
         text, kind = source.encode()[:1000], state[:1]
         if kind in (b"", EARLY):
-            return EARLY + _TRUTH.pack(at, label, len(text)) + text, None, "corrected" if kind else "unmatched"
+            truths = sorted([*_truths(state[1:]), (at, label, text)], key=lambda truth: truth[0])
+            del truths[1 : max(1, len(truths) - MOST + 1)]
+            told = b"".join(_told(*truth) for truth in truths)
+            return EARLY + told, None, "corrected" if kind else "unmatched"
         if kind == DONE:
             return state, None, "repeated" if state[1] == label else "too-late"
         (origin,) = _AT.unpack_from(state, 1)
         if at > origin + self._horizon:
             return state, self._ends(state), "too-late"
-        known, served = max(at, origin), 1 + _AT.size
+        served = 1 + _AT.size
         if kind == DUE:
-            _, _, length = _TRUTH.unpack_from(state, served)
+            known, before, length = _TRUTH.unpack_from(state, served)
+            if _rank(at, origin) > _rank(known, origin):
+                return state, max(known, origin), "repeated" if before == label else "too-late"
             served += _TRUTH.size + length
-        told = DUE + _AT.pack(origin) + _TRUTH.pack(known, label, len(text)) + text + state[served:]
-        return told, known, "corrected" if kind == DUE else "joined"
+        state = DUE + _AT.pack(origin) + _told(at, label, text) + state[served:]
+        return state, max(at, origin), "corrected" if kind == DUE else "joined"
 
     def _ends(self, state: bytes) -> int | None:
         """When a decision that waits is not waited for any longer: who calls may have forgotten that it was asked."""
@@ -71,6 +79,7 @@ class ExampleJoin:
         kind = state[:1]
         if kind == DUE:
             known, label, length = _TRUTH.unpack_from(state, 1 + _AT.size)
+            known = max(known, *_AT.unpack_from(state, 1))
             if known > now:
                 return state, None, ""
             head = 1 + _AT.size + _TRUTH.size
@@ -85,3 +94,22 @@ class ExampleJoin:
             return DONE + b"\x02", None, "dropped"
         served = state[1 + _AT.size :]
         return DONE + bytes([self._presume]), Due(served, at + self._horizon, self._presume, True, ""), "presumed"
+
+
+def _rank(at: int, origin: int) -> tuple[int, int]:
+    """Which outcome of an event of `origin` counts: the least."""
+    return max(at, origin), -at
+
+
+def _told(at: int, label: bool, source: bytes) -> bytes:
+    return _TRUTH.pack(at, label, len(source)) + source
+
+
+def _truths(told: bytes) -> list[tuple[int, bool, bytes]]:
+    """What outcomes say, which lie one behind the other."""
+    truths, place = [], 0
+    while place < len(told):
+        at, label, length = _TRUTH.unpack_from(told, place)
+        place += _TRUTH.size + length
+        truths.append((at, label, told[place - length : place]))
+    return truths

@@ -1,6 +1,7 @@
 """Learning in a replay: no example before its label was known, none twice, and no decision that knows the future."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from models.exploration import by_chance, exploration
 from models.learners import Logistic
-from operators.examples import ExampleJoin
+from operators.examples import MOST, ExampleJoin
 from schemas.fraud import FraudOutcome
 from streaming.decider import Decided
 from streaming.engine import Events, Truth
@@ -60,8 +61,11 @@ def replayed(of: Plan, events: list[tuple[str, int]], outcomes: list[Truth], siz
     return found + lessons.before(10**6)
 
 
-def by_join(of: Plan, events: list[tuple[str, int]], outcomes: list[Truth]) -> list[tuple[object, ...]]:
-    """What the join of a cluster makes of the same, with a clock that is never late."""
+def by_join(
+    of: Plan, events: list[tuple[str, int]], outcomes: list[Truth], ahead: bool = False
+) -> list[tuple[object, ...]]:
+    """What the join of a cluster makes of the same, with a clock that is never late; or outcomes read `ahead` of all
+    events, the newest first."""
     assert of.workload.learning is not None
     join, states, timers = (
         ExampleJoin(HORIZON, of.workload.learning.presume),
@@ -69,7 +73,8 @@ def by_join(of: Plan, events: list[tuple[str, int]], outcomes: list[Truth]) -> l
         set[tuple[int, str]](),
     )
     made: list[tuple[object, ...]] = []
-    came = sorted([(t.at, 0, i, t) for i, t in enumerate(sorted(outcomes, key=lambda truth: truth.at))])
+    ordered = sorted(outcomes, key=lambda truth: -truth.at if ahead else truth.at)
+    came = [(-1 if ahead else t.at, 0, i, t) for i, t in enumerate(ordered)]
     both = [*came, *((at, 1, i, id) for i, (id, at) in enumerate(events) if not id.endswith("9"))]
 
     def fire(now: int) -> None:
@@ -83,7 +88,7 @@ def by_join(of: Plan, events: list[tuple[str, int]], outcomes: list[Truth]) -> l
         fire(at)
         id = what.event if isinstance(what, Truth) else str(what)
         if isinstance(what, Truth):
-            states[id], when, _ = join.outcome(states.get(id, b""), at, what.label, what.source)
+            states[id], when, _ = join.outcome(states.get(id, b""), what.at, what.label, what.source)
         else:
             states[id], when, _ = join.decision(states.get(id, b""), at, b"row")
         timers |= set() if when is None else {(when, id)}
@@ -110,6 +115,8 @@ def test_a_replay_joins_as_a_cluster(
     found = replayed(of, events, outcomes, sizes)
     told = [(lesson.id, lesson.known, lesson.label, lesson.presumed, lesson.source) for lesson in found]
     assert told == by_join(of, events, outcomes)
+    if all(count <= MOST for count in Counter(truth.event for truth in outcomes).values()):
+        assert told == by_join(of, events, outcomes, ahead=True)
     first = dict(reversed(events))
     assert len({lesson.id for lesson in found}) == len(found)
     assert all(lesson.known >= lesson.at == first[lesson.id] for lesson in found)
