@@ -1,10 +1,13 @@
 """Replay and a cluster make the same decisions from the same topics, byte for byte, whatever is killed on the way."""
 
+import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer as Client
 
 from streaming import stack
 from streaming.settings import Settings
@@ -50,13 +53,28 @@ def test_in_parallel(home: Settings, services: Stack, tmp_path: Path, data: Data
 def test_scaled_down_in_a_backfill(world: Make, data: Data) -> None:
     """If this fails, what two tasks held when a job was stopped is let go in another order than that of time."""
     job = world(parallelism=2)
-    job.publish(data.events, data.outcomes)
+    producer = Client({"bootstrap.servers": job.services.kafka, "transactional.id": job.name})
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.produce(job.topics.outcomes, data.outcomes[0], json.loads(data.outcomes[0])["event"])
+    producer.flush()  # until the transaction ends, no outcome can be read, and every event waits for them
+    job.publish(data.events, data.outcomes[1:])
     job.deploy()
-    # For as long as a task knows of no partition that it will be given, everything waits behind the first stage.
     before = job.checkpoints()
     wait(lambda: job.checkpoints() > before + 1, 30, "checkpoints")
     job.stop()
+    producer.commit_transaction()
     assert len(job.everything()) < len(data.expected) // 2, "nothing was waiting any more"
     job.settings = replace(job.settings, parallelism=1)
     job.deploy()
     job.finish(data.expected)
+
+
+def test_fewer_partitions_than_tasks(world: Make, data: Data) -> None:
+    """If this fails, a job of more tasks than its topics have partitions says nothing for ten seconds."""
+    job = world(parallelism=2)
+    job.deploy()
+    began = time.monotonic()
+    job.publish(data.events[:10])
+    job.reach(10)
+    assert time.monotonic() - began < 4

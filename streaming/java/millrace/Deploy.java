@@ -150,6 +150,7 @@ public final class Deploy {
         .build();
   }
 
+  /** A topic as a stream. No more tasks read it than it has partitions: nobody should wait for those without one. */
   @SuppressWarnings("deprecation") // the connector knows no other way to say "earliest" yet
   private DataStream<byte[]> source(Job.Input input, long[] targets) {
     OffsetsInitializer start =
@@ -161,7 +162,8 @@ public final class Deploy {
       marks = marks.withWatermarkAlignment(job.name(), Duration.ofMillis(job.driftMs()), Duration.ofMillis(100));
     }
     CatchUp source = new CatchUp(kafka(input, start), targets);
-    return environment.fromSource(source, marks, input.topic(), BYTES).uid(input.topic());
+    int readers = Math.min(environment.getParallelism(), Math.max(targets.length, 1));
+    return environment.fromSource(source, marks, input.topic(), BYTES).uid(input.topic()).setParallelism(readers);
   }
 
   private DataStream<byte[]> control(String topic, long[] targets) {

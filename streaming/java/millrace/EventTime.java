@@ -15,7 +15,7 @@ final class EventTime implements WatermarkGeneratorSupplier<byte[]> {
 
   /**
    * So long after its last record, a partition has none before its target: what is there is the marker of a
-   * transaction. Also how long a subtask waits to be given a partition at all.
+   * transaction. Also how long a task waits to be given a partition at all, where others were given several.
    */
   private static final long SILENT_MS = 10_000;
 
