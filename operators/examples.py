@@ -3,8 +3,8 @@
 Behind the policy and before the teacher. A decision waits in keyed state; its outcome may come before it, twice,
 corrected, or never. An example is due when the event time of the job has reached the time since which its label was
 known: in a backfill, too, nothing is learned before it could have been. Of several outcomes that one counts which was
-known first, as it is learned then; where they were known before the event, the newest. At the horizon a label is presumed,
-or the decision is dropped. What has become an example is remembered as such, so that nothing is learned twice.
+known first, as it is learned then; where they were known before the event, the newest. At the horizon a label is
+presumed, or the decision is dropped. What has become an example is remembered as such: nothing is learned twice.
 """
 
 import struct

@@ -80,7 +80,8 @@ class Replay:
     """One run of a plan. `now` (ms since the epoch) stands in for the time at which every record arrived.
 
     With `teach` it learns from the outcomes as it goes, and with `refit` (ms of event time) trees are fitted to them
-    again and again; `teacher` has what was learned.
+    again and again; `teacher` has what was learned. `truth`, once it runs: by event id, since when (ms) its outcome is
+    known, the first one of several, and what that is.
     """
 
     def __init__(self, plan: Plan, now: int, lookup: Lookup | None = None, teach: bool = False, refit: int = 0):
@@ -97,11 +98,14 @@ class Replay:
         self._lineup = self.teacher.lineup if self.teacher else None
         self._sessions: dict[str, Session] = {}
         self._newest = 0
+        self.truth: dict[str, tuple[int, bool]] = {}
 
     def run(self, events: Iterable[bytes], outcomes: Iterable[bytes]) -> Iterator[Step]:
         """Decide `events`, JSON values in order, with `outcomes` in any order. At the end, what was known before the
         newest event is learned; what is signalled then comes in a step without events."""
-        truth = Outcomes(self.plan, outcomes, self._now) if self._joiner or self.teacher else None
+        truth = Outcomes(self.plan, outcomes, self._now) if self.plan.workload.outcome else None
+        for outcome in truth.all if truth else ():
+            self.truth.setdefault(outcome.event, (outcome.at, outcome.label))
         self._lessons = Lessons(self.plan, truth.all) if truth and self.teacher else None
         gc.freeze()  # millions of outcomes, which stay: no collection of garbage need look at them
         refused, number = truth.refused if truth else [], 0

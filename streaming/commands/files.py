@@ -18,6 +18,7 @@ from streaming.commands.options import Json, Name, Set, read_lines
 
 if TYPE_CHECKING:
     from streaming.examples import Truth
+    from streaming.plan import Plan
     from streaming.replay import Step
 
 
@@ -81,17 +82,16 @@ def replay_command(
     plan = options.compiled(workload, set)
     check_model(plan)
     teach = plan.workload.learning is not None and outcomes is not None
-    _check_outcomes(outcomes is not None, examples is not None, refit is not None, teach)
-    truth = _truth(outcomes) if outcomes else {}
+    _check_outcomes(plan, outcomes is not None, examples is not None, refit is not None)
     replay = Replay(plan, time.time_ns() // 1_000_000, teach=teach, refit=duration(refit) if refit else 0)
     began, total = time.perf_counter(), options.count_lines(events)
     with ExitStack() as stack:
         bar, task = stack.enter_context(options.progress(f"replay {plan.workload.name}", total, as_json))
         written = _Writer(stack, out, last)
-        writer = stack.enter_context(ExampleWriter(examples, plan.names, truth)) if examples else None
+        writer = stack.enter_context(ExampleWriter(examples, plan.names, replay.truth)) if examples else None
         values = options.read_events(events, plan.workload.event)
         for step in replay.run(values, read_lines(outcomes) if outcomes else ()):
-            written.write(step, truth)
+            written.write(step, replay.truth)
             if writer is not None:
                 writer.write(step.events, step.decided.columns)
             bar.advance(task, len(step.events.ids) + len(step.refused) + step.duplicates)
@@ -124,32 +124,14 @@ def _learned(report: Mapping[str, object], champion: str) -> dict[str, object]:
     return found
 
 
-def _check_outcomes(given: bool, examples: bool, refit: bool, teach: bool) -> None:
-    """What needs outcomes must have them."""
+def _check_outcomes(plan: "Plan", given: bool, examples: bool, refit: bool) -> None:
+    """What needs outcomes must have them, and something must need them."""
+    if given and plan.workload.outcome is None:
+        raise DefinitionError(f"--outcomes: workload {plan.workload.name!r} declares no outcome=, and reads none")
     if examples and not given:
         raise DefinitionError("--examples: an example needs its outcome; add --outcomes FILE")
-    if refit and not teach:
+    if refit and (not given or plan.workload.learning is None):
         raise DefinitionError("--refit: expected a workload that learns (as `--set learn=true`), and --outcomes")
-
-
-def _truth(path: Path) -> "Truth":
-    """Outcomes by event id; of an id that counts which is known first, as in the join."""
-
-    class Line(msgspec.Struct):
-        event: str
-        at: int
-        label: bool
-
-    decoder = msgspec.json.Decoder(Line)
-    truth: dict[str, tuple[int, bool]] = {}
-    for line in read_lines(path):
-        try:
-            outcome = decoder.decode(line)
-        except (msgspec.DecodeError, ValueError):
-            continue  # the replay itself reports it as a dead letter
-        if outcome.event not in truth or outcome.at < truth[outcome.event][0]:
-            truth[outcome.event] = outcome.at, outcome.label
-    return truth
 
 
 FIGURES = ("labels", "prequential_ap", "prequential_roc_auc", "prequential_log_loss")

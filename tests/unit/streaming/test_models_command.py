@@ -89,6 +89,22 @@ def test_a_replay_that_learns_tells_what_it_learned(run: Run, tmp_path: Path) ->
     assert '"average_precision": null' in json.dumps(report)  # of so few, none was fraud
 
 
+def test_a_refused_outcome_is_no_truth(run: Run, tmp_path: Path) -> None:
+    """If this fails, figures and examples of a replay are of outcomes that it refused, or of a later correction."""
+    run("simulate", "--days", "3", "--cards", "20", "--terminals", "40", "--out", str(tmp_path))
+    files = ("--events", str(tmp_path / "events.jsonl"), "--outcomes", str(tmp_path / "outcomes.jsonl"))
+    lines = [json.loads(line) for line in (tmp_path / "outcomes.jsonl").read_text().splitlines()]
+    lines[0]["at"], lines[1]["label"], lines[2]["label"] = 10**15, "no", True
+    lines += [lines[3] | {"label": not lines[3]["label"], "at": lines[3]["at"] + 1}]
+    (tmp_path / "outcomes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = run("replay", "fraud", *files, "--examples", str(tmp_path / "x.jsonl"))
+    assert (told["deadletters"], told["labelled"]) == (2, len(lines) - 3)
+    found = {line["event"]: line["label"] for line in map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())}
+    assert found == {line["event"]: line["label"] for line in lines[2:-1]}
+    with pytest.raises(DefinitionError, match="declares no outcome"):
+        run("replay", "reference", *files)
+
+
 def test_a_file_with_a_bad_row_is_not_published(run: Run, tmp_path: Path) -> None:
     """If this fails, the rows before a bad one are on the topic, and published twice with the corrected file."""
     (tmp_path / "bad.csv").write_text("at,sensor,value\n1,a,1.5\n2,a,1.5,7\n")
