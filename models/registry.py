@@ -16,7 +16,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -108,21 +108,27 @@ class Registry:
         """Keep `artifact` and make it a challenger; returns its version. `at`: ms since the epoch, now where None.
 
         `range` is the event time of its first and last training example, ms; `reference` any JSON value. A version
-        that is there already is not written again, and a champion stays champion.
+        that is there already, and whole, is not written again; a champion stays champion.
         """
         at, version = _now(at), artifact.version
         folder, more = _folder(workload, version), {"size": len(artifact.onnx), "schema": schema(artifact.features)}
         more |= {"range": range, "parent": parent, "created": at, "by": by, "reference": reference}
         with TemporaryDirectory() as kept, self._reached():
             manifest = msgspec.json.decode((artifact.save(Path(kept)) / "manifest.json").read_bytes())
-            if "manifest.json" not in self._store.names(folder):
+            if not self._whole(workload, artifact):
                 self._store.write(f"{folder}/model.onnx", artifact.onnx)
-                with suppress(FileExistsError):  # another process registered the same bytes just now
-                    self._store.create(f"{folder}/manifest.json", msgspec.json.encode(manifest | more))
+                self._store.write(f"{folder}/manifest.json", msgspec.json.encode(manifest | more))
         now = self.aliases(workload)
         if version != now.champion and version not in now.challengers:
             self._change(workload, "registered", version, (by, at, why), lambda now: _challenging(now, version))
         return version
+
+    def _whole(self, workload: str, artifact: Artifact) -> bool:
+        """Whether this version is there, as it was saved."""
+        try:
+            return self.get(workload, artifact.version).onnx == artifact.onnx
+        except (DefinitionError, ModelRejected):
+            return False
 
     def aliases(self, workload: str) -> Revision:
         """The newest revision; revision 0 where there is none."""
@@ -142,11 +148,21 @@ class Registry:
         return self.aliases(workload).challengers
 
     def versions(self, workload: str) -> list[Entry]:
-        """Every version that was registered, the oldest first."""
+        """Every version that was registered and is whole, the oldest first."""
+        return self.listed(workload)[0]
+
+    def listed(self, workload: str) -> tuple[list[Entry], dict[str, str]]:
+        """The same, and what is wrong with those that are not, by version."""
         with self._reached():
             names = [name for name in self._store.names(f"{_named(workload)}/versions") if _VERSION.fullmatch(name)]
-            whole = [name for name in names if "manifest.json" in self._store.names(_folder(workload, name))]
-        return sorted((self.entry(workload, name) for name in whole), key=lambda entry: (entry.created, entry.version))
+            there = [name for name in names if "manifest.json" in self._store.names(_folder(workload, name))]
+        whole, damaged = list[Entry](), dict[str, str]()
+        for name in there:
+            try:
+                whole.append(self.entry(workload, name))
+            except ModelRejected as error:
+                damaged[name] = str(error)
+        return sorted(whole, key=lambda entry: (entry.created, entry.version)), damaged
 
     def entry(self, workload: str, version: str) -> Entry:
         """What is known about a version beside its bytes."""
@@ -235,10 +251,10 @@ class Registry:
         with self._reached():
             data = self._store.read(name)
         try:
-            return msgspec.json.decode(data, type=Revision)
+            return msgspec.structs.replace(msgspec.json.decode(data, type=Revision), revision=number)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise DefinitionError(
-                f"{self.url}/{name}: {error}; mend or delete it, the one before then holds"
+                f"{self.url}/{name}: {error}; mend it, or copy the file before it over it"
             ) from error
 
     def _manifest(self, workload: str, version: str) -> bytes:

@@ -1,5 +1,6 @@
 """The `millrace` command: every sub-command is a function in `streaming.commands`."""
 
+import errno
 import sys
 
 import typer
@@ -18,6 +19,10 @@ for module in (demo, stack, jobs, topics, files, models, ledger, explain, bench)
     module.register(app)
 
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a disk says that cannot be written to: no fault of ours."""
+
+
 def main() -> None:
     """Run the command line. Our errors are one message and exit code 1, or 2 when the author must act."""
     try:
@@ -26,5 +31,11 @@ def main() -> None:
         options.err.print(f"[red]{type(error).__name__}[/]: ", end="")
         options.err.print(str(error), highlight=False, markup=False)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        options.err.print(f"[red]Unavailable[/]: {error.strerror}: ", end="")
+        options.err.print(f"{error.filename or 'a file'}; is MILLRACE_HOME where it should be?", markup=False)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -140,10 +140,28 @@ def _read_parquet(path: Path) -> Examples:
     names = tuple(name for name in table.column_names if name not in META)
     if len(names) + len(META) != len(table.column_names):
         raise DefinitionError(f"examples {path}: found columns {table.column_names}, expected {META} and features")
-    X = np.column_stack([table[name].to_numpy().astype(np.float32) for name in names])
-    at, since = table["at"].to_numpy(), table["label_at"].to_numpy()
-    label = table["label"].to_numpy().astype(np.float64)
+    X = np.column_stack([_column(path, table, name, pa.float64()).astype(np.float32) for name in names])
+    at, since = (_column(path, table, name, pa.int64()) for name in ("at", "label_at"))
+    label = _column(path, table, "label", pa.float64())
+    if not ((label == 0) | (label == 1)).all():
+        raise DefinitionError(f"examples {path}: found labels {np.unique(label)[:4]}, expected 0 and 1")
     return Examples(names, table["event"].to_pylist(), table["key"].to_pylist(), at, since, label, X)
+
+
+def _column(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> NDArray[Any]:
+    """A column as numbers of `kind`, where a time is in ms and a truth 0 or 1; what is missing is one of a feature."""
+    column, where = table[name], f"examples {path}, column {name!r}"
+    try:
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("ms"), safe=False)
+        if pa.types.is_boolean(column.type):
+            column = column.cast(pa.int8())
+        found = column.cast(kind, safe=pa.types.is_integer(kind))
+    except pa.ArrowException as error:
+        raise DefinitionError(f"{where}: found {column.type}, expected {kind}: {error}") from error
+    if name in META and found.null_count:
+        raise DefinitionError(f"{where}: found {found.null_count} values missing, expected none")
+    return np.asarray(found.to_numpy())
 
 
 def _read_lines(path: Path) -> Examples:

@@ -305,7 +305,10 @@ def _remembered(settings: Settings, name: str) -> int:
 def overrides(name: str, settings: Settings) -> dict[str, str] | None:
     """What parameters job `name` was last deployed with; None where nothing is known of it."""
     path = _overrides(settings, name)
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else None
+    except ValueError as error:
+        raise Unavailable(f"{path} is damaged ({error}); delete it: it says with which --set {name!r} ran") from error
 
 
 def as_options(overrides: Mapping[str, str]) -> str:

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
+
 from schemas.errors import MillraceError, Unavailable
 from streaming import jvm, parts, process
 from streaming.parts import HOST, KINDS, Kind, Place
@@ -79,11 +81,13 @@ class State:
         self.entries: dict[str, Entry] = {}
         self._lock = threading.Lock()
         try:
-            found = json.loads(self.file.read_text())
-            self.entries = {name: _entry(values) for name, values in found.items()}
+            self.entries = msgspec.json.decode(self.file.read_bytes(), type=dict[str, Entry])
+            for name, entry in self.entries.items():
+                if len(entry.ports) != _kind(name).ports:
+                    raise ValueError(f"found ports {entry.ports} of {name}, expected {_kind(name).ports}")
         except FileNotFoundError:
             return
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError) as error:
             raise Unavailable(f"{self.file} is damaged ({error}); stop what runs by hand and delete it") from error
 
     def record(self, name: str, entry: Entry) -> None:
@@ -94,13 +98,6 @@ class State:
             fresh = self.file.with_suffix(".new")
             fresh.write_text(text)
             fresh.replace(self.file)
-
-
-def _entry(values: dict[str, object]) -> Entry:
-    known = dict(values)
-    if known.get("process"):
-        known["process"] = Identity(**known["process"])  # type: ignore[arg-type]
-    return Entry(**known)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from streaming.commands.options import Json, Name, Set
 if TYPE_CHECKING:
     from models.artifact import Artifact
     from models.registry import Registry, Revision
+    from streaming.plan import Plan
     from streaming.workload import Workload
 
 Url = Annotated[
@@ -97,12 +98,13 @@ def models_command(
     from streaming.workloads import load
 
     definition, chosen = load(workload), registry(url)
-    now, versions = chosen.aliases(definition.name), chosen.versions(definition.name)
+    now, (versions, damaged) = chosen.aliases(definition.name), chosen.listed(definition.name)
     history, own = chosen.history(definition.name), definition.model
     result: dict[str, object] = {
         "workload": definition.name, "registry": chosen.url, "definition": own.version,
         "aliases": msgspec.to_builtins(now), "history": msgspec.to_builtins(history),
         "versions": [msgspec.to_builtins(entry) | {"alias": _alias(now, entry.version)} for entry in versions],
+        "damaged": damaged,
     }  # fmt: skip
     if again:
         result["announced"] = announce(chosen, definition.name)
@@ -123,6 +125,8 @@ def models_command(
             parent, figures = (entry.parent or "")[-12:], _figures(entry.metrics | entry.measured)
             table.add_row(entry.version, _alias(now, entry.version), days, parent, *figures)
         options.out.print(table, highlight=False)
+        for reason in damaged.values():
+            options.out.print(f"damaged: {reason}", highlight=False, markup=False)
         for change in history[-LATEST:]:
             options.out.print(_told(change), highlight=False, markup=False)
 
@@ -134,24 +138,21 @@ def promote_command(
 
     Example: millrace promote fraud fraud-bfa784ba7d60 --why "better since Monday"
     """
-    from models.admission import admit
-
     plan, chosen = options.compiled(workload, set), registry(url)
-    definition = plan.workload
-    with options.err.status(f"trying {version}"):
-        artifact = chosen.get(definition.name, version)
-        admit(artifact, features=plan.names, budget_ms=duration(definition.budget))
-    _show(chosen, definition.name, chosen.promote(definition.name, version, why=why, by=_user()), as_json)
+    name = plan.workload.name
+    _try(chosen, plan, version)
+    _show(chosen, name, chosen.promote(name, version, why=why, by=_user()), as_json)
 
 
-def rollback_command(workload: Name, why: Why = "", url: Url = None, as_json: Json = False) -> None:
-    """Make the champion before the present one champion again.
+def rollback_command(workload: Name, why: Why = "", url: Url = None, set: Set = None, as_json: Json = False) -> None:
+    """Make the champion before the present one champion again, once it has passed its checks.
 
     Example: millrace rollback fraud --why "too many alerts"
     """
-    from streaming.workloads import load
-
-    name, chosen = load(workload).name, registry(url)
+    plan, chosen = options.compiled(workload, set), registry(url)
+    name = plan.workload.name
+    if former := [version for version in chosen.aliases(name).former[-1:] if version]:
+        _try(chosen, plan, *former)
     _show(chosen, name, chosen.rollback(name, why=why, by=_user()), as_json)
 
 
@@ -170,6 +171,15 @@ def freeze_command(
 
     name, chosen = load(workload).name, registry(url)
     _show(chosen, name, chosen.freeze(name, not off, why=why, by=_user()), as_json)
+
+
+def _try(registry: "Registry", plan: "Plan", version: str) -> None:
+    """Have a version pass its checks, as a running job would; ModelRejected where it does not."""
+    from models.admission import admit
+
+    with options.err.status(f"trying {version}"):
+        artifact = registry.get(plan.workload.name, version)
+        admit(artifact, features=plan.names, budget_ms=duration(plan.workload.budget))
 
 
 def _show(registry: "Registry", workload: str, change: "Revision", as_json: bool) -> None:

@@ -178,6 +178,37 @@ def test_half_a_registration_is_no_version(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*"))
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+@pytest.mark.parametrize("damage", [b"", b'{"version": 7}', b"\xff"])
+def test_what_is_damaged_is_told_and_mended(tmp_path: Path, name: str, damage: bytes) -> None:
+    """One version that a full disk cut hides all others, or stays as it is when it is registered again."""
+    r = Registry(tmp_path)
+    for model in (A, B):
+        r.register("fraud", model)
+    (tmp_path / "fraud" / "versions" / A.version / name).write_bytes(damage)
+    whole, damaged = r.listed("fraud")
+    if name == "manifest.json":
+        assert [entry.version for entry in whole] == [B.version]
+        assert name in damaged[A.version]
+    r.register("fraud", A)
+    assert r.get("fraud", A.version).onnx == A.onnx
+    assert len(r.versions("fraud")) == 2
+
+
+def test_an_alias_file_is_mended_by_the_one_before_it(tmp_path: Path) -> None:
+    """A registry whose newest aliases are damaged takes no change any more, or tells jobs an old number."""
+    r = Registry(tmp_path)
+    for model in (A, B):
+        r.register("fraud", model)
+    first, newest = sorted((tmp_path / "fraud" / "aliases").iterdir())
+    newest.write_bytes(b"{")
+    with pytest.raises(DefinitionError, match="copy the file before it over it"):
+        r.aliases("fraud")
+    newest.write_bytes(first.read_bytes())
+    assert (r.aliases("fraud").revision, r.challengers("fraud")) == (2, (A.version,))
+    assert r.promote("fraud", B.version).revision == 3
+
+
 def test_fetched_is_what_was_announced(registry: Registry) -> None:
     """A job loads bytes other than the announced ones."""
     registry.register("fraud", A)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.errors import DefinitionError
@@ -38,6 +40,24 @@ def test_a_file_without_examples_says_so(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DefinitionError, match=r"examples .*bad\.parquet: "):
         read_examples(tmp_path / "bad.parquet")
+
+
+def test_columns_of_other_types(tmp_path: Path) -> None:
+    """A Parquet file that another program wrote ends in a traceback, or its times are taken for others."""
+    at = np.array(["2026-01-01", "2026-01-02"], "datetime64[us]")
+    good = {"event": ["a", "b"], "at": at, "key": ["k", "k"], "label": [0, 1], "label_at": at, "x": [2**53 + 1, 2]}
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table(good), file)
+    found = read_examples(file)
+    assert found.at.tolist() == [1767225600000, 1767312000000]
+    assert (found.label.tolist(), found.X[:, 0].tolist()) == ([0.0, 1.0], [2.0**53, 2.0])
+    for name, values in (
+        ("x", ["one", "two"]), ("label", [0, 3]), ("label", ["False", "True"]), ("label", [None, True]),
+        ("at", [1.5, 2.0]), ("at", [None, 3]), ("x", [[1.0], [2.0]]),
+    ):  # fmt: skip
+        pq.write_table(pa.table(good | {name: values}), file)
+        with pytest.raises(DefinitionError, match=f"x.parquet.*{name}"):
+            read_examples(file)
 
 
 def test_files_are_read_as_one_in_the_order_of_time(tmp_path: Path) -> None:
