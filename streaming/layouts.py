@@ -43,19 +43,17 @@ class Layouts:
         """Know the layout of these columns, too."""
         self._known[number(names)] = names
 
-    def read(self, layout: int, row: bytes) -> tuple[tuple[str, ...], F64]:
-        """The names and values f64[d] of a row as it was stored; ModelRejected where nobody knows its layout."""
+    def of(self, layout: int, width: int) -> tuple[str, ...]:
+        """The columns of rows of `width` values; ModelRejected where nobody knows their layout."""
         names = self._known.get(layout, ())
-        values = np.frombuffer(row)
-        if len(names) != len(values):
-            what = f"found a row of {len(values)} values in layout {layout}, expected one of {sorted(self._known)}"
+        if len(names) != width:
+            what = f"found a row of {width} values in layout {layout}, expected one of {sorted(self._known)}"
             raise ModelRejected(f"{what}; deploy the definition that served it once more")
-        return names, values
+        return names
 
-    def row(self, layout: int, row: bytes) -> F64:
-        """The same with the columns of today, f64[d]."""
-        names, values = self.read(layout, row)
-        return relaid(values.reshape(1, -1), names, self.names).reshape(-1)
+    def today(self, layout: int, rows: F64) -> F64:
+        """Rows f64[k, d] of one layout, with the columns of today's."""
+        return relaid(rows, self.of(layout, rows.shape[1]), self.names)
 
     def snapshot(self) -> bytes:
         """All of them."""

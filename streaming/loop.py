@@ -154,7 +154,8 @@ class ExampleOperator:
     def _example(self, id: str, due: Due) -> list[tuple[int, bytes]]:
         """The record for the examples topic, and the frame for the teacher."""
         served = _SERVED.decode(due.served)
-        names, row = self._layouts.read(served.layout, served.row)
+        row = np.frombuffer(served.row)
+        names = self._layouts.of(served.layout, len(row))
         example = {
             "event": id, "at": served.at, "key": served.key, "label": due.label, "label_at": due.known,
             "presumed": due.presumed, "weight": served.weight, "source": due.source,
@@ -239,7 +240,7 @@ class LearnOperator:
             self._layouts.add(taught.names)
         return Lesson(
             taught.id, s.key, s.at, taught.known, taught.label, taught.presumed, s.weight, taught.source, s.versions,
-            s.scores, self._layouts.row(s.layout, s.row),
+            s.scores, self._layouts.today(s.layout, np.frombuffer(s.row).reshape(1, -1))[0],
         )  # fmt: skip
 
     def _evaluated(self, at: int) -> Signal:

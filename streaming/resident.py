@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.snapshot import pack, unpack
 from operators.join import Label
 from operators.kernels.ids import hash_ids
 from operators.kernels.texts import join, lines, split
@@ -55,6 +56,9 @@ class StageSpec(msgspec.Struct, frozen=True):
     name: str = ""
     since: int = 0
 
+
+HEAD = 4
+"""Words of a label before its numbers: when its event was, the label, the hash of its id, the layout."""
 
 EXAMPLES, LEARN = -2, -3
 """Numbers of the stages of the learning loop, as -1 is that of the join."""
@@ -140,6 +144,7 @@ class JoinOperator(_Operator):
         super().__init__(plan, topics, serving)
         self._intake = Intake(plan)
         self._joiner = Joiner(plan)
+        self._layouts = [layouts.number(_told(plan, stage)) for stage in plan.labelled]
         self._outcome_intake = OutcomeIntake(plan)
 
     def process(self, buffer: bytes) -> bytes:
@@ -153,7 +158,7 @@ class JoinOperator(_Operator):
         outputs = _Outputs()
         labels += self._outcomes(request, states, outputs)
         for position, stage in enumerate(self._plan.labelled):
-            outputs.add(frames.ROW + stage.index, _label_rows(labels, stage, position))
+            outputs.add(frames.ROW + stage.index, _label_rows(labels, stage, position, self._layouts[position]))
         changed = [after if after is not state else None for after, state in zip(states, before, strict=True)]
         length = np.fromiter((-1 if state is None else len(state) for state in changed), np.int32, len(changed))
         self._serving.batch(len(request.slot), time.perf_counter() - began)
@@ -189,17 +194,29 @@ class JoinOperator(_Operator):
         return self._joiner.outcomes(outcomes, states, request.slot[rows[kept]].tolist())
 
 
-def _label_rows(labels: Sequence[Label], stage: Stage, text: int) -> list[bytes]:
-    """Row frames of labels for `stage`, whose key is text number `text` of a label."""
+def _told(plan: Plan, stage: Stage) -> list[str]:
+    """Which numbers of its event a label tells `stage`."""
+    return [plan.workload.numbers[column] for column in stage.columns]
+
+
+def _label_rows(labels: Sequence[Label], stage: Stage, text: int, layout: int) -> list[bytes]:
+    """Row frames of labels for `stage`, whose key is text number `text` of a label, and whose numbers are of `layout`:
+    they wait for the next event, which may be one of another definition."""
     if not labels:
         return []
-    words = np.empty((len(labels), 3 + len(stage.columns)))
+    words = np.empty((len(labels), HEAD + len(stage.columns)))
     words[:, 0] = np.fromiter((label.origin for label in labels), np.int64, len(labels)).view(np.float64)
     words[:, 1] = [label.label for label in labels]
     words[:, 2] = hash_ids([label.id for label in labels]).view(np.float64)
-    words[:, 3:] = [[label.numbers[c] for c in stage.columns] for label in labels]
+    words[:, 3] = layout
+    words[:, HEAD:] = [[label.numbers[c] for c in stage.columns] for label in labels]
     blob, size = words.tobytes(), words.shape[1] * 8
     return [frames.row(label.at, label.texts[text], blob[i * size : (i + 1) * size]) for i, label in enumerate(labels)]
+
+
+class _Kept(msgspec.Struct, tag="features/1"):
+    taken: bytes
+    told: bytes
 
 
 class FeatureOperator(_Operator):
@@ -214,6 +231,7 @@ class FeatureOperator(_Operator):
         self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
         self._again = again
         self._loop, self._layout = Loop(plan.workload.name), layouts.number(plan.names)
+        self._told = layouts.Layouts(_told(plan, stage))
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
@@ -289,12 +307,17 @@ class FeatureOperator(_Operator):
 
     def _labels(self, request: Request) -> tuple[Labels, NDArray[np.int32]]:
         rows = np.flatnonzero(request.port == frames.SIDE)
-        buffer = np.frombuffer(request.buffer, np.uint8)
-        read, _, _ = read_rows(buffer, request.start[rows], request.end[rows], 3 + len(self._stage.columns), 0)
-        words = read.view(np.float64)
-        at, origin, label, hash = (np.ascontiguousarray(words[:, i]) for i in range(4))
-        told = at.view(np.int64), origin.view(np.int64), label, hash.view(np.uint64)
-        return Labels(*told, np.ascontiguousarray(words[:, 4:])), request.slot[rows]
+        buffer, start = np.frombuffer(request.buffer, np.uint8), request.start[rows]
+        words = start + 12 + _words(buffer, start + 8, 1, np.int32)[:, 0]
+        width, head = (request.end[rows] - words) // 8 - HEAD, _words(buffer, words, HEAD, np.float64)
+        numbers = np.empty((len(rows), len(self._stage.columns)))
+        for layout in np.unique(head[:, 3]).tolist():
+            mine = np.flatnonzero(head[:, 3] == layout)
+            known = _words(buffer, words[mine] + 8 * HEAD, int(width[mine[0]]), np.float64)
+            numbers[mine] = self._told.today(int(layout), known)
+        origin, label, hash = (np.ascontiguousarray(head[:, i]) for i in range(3))
+        at = _words(buffer, start, 1, np.int64)[:, 0]
+        return Labels(at, origin.view(np.int64), label, hash.view(np.uint64), numbers), request.slot[rows]
 
     def _emit(self, events: Events, outputs: _Outputs) -> None:
         """Rows for the next stage, or decisions."""
@@ -317,13 +340,18 @@ class FeatureOperator(_Operator):
         self._serving.decided(decided)
 
     def snapshot(self, _: bytes) -> bytes:
-        """What a checkpoint keeps of this object: of the last stage, when it was taken."""
-        return self._again.snapshot() if self._again else b""
+        """What a checkpoint keeps of this object: of the last stage, when it was taken, and the layouts of labels that
+        may wait for the stage."""
+        taken = self._again.snapshot() if self._again else b""
+        return pack(_Kept(taken, self._told.snapshot() if self._stage.features.labelled else b""))
 
     def restore(self, snapshot: bytes) -> None:
-        """Say again what was said since."""
-        if self._again is not None:
-            self._again.restore(snapshot)
+        """Say again what was said since, and read labels as they were told."""
+        kept = unpack(snapshot, _Kept)
+        if self._again is not None and kept.taken:
+            self._again.restore(kept.taken)
+        if kept.told:
+            self._told.restore(kept.told)
 
     def control(self, value: bytes) -> bytes:
         """An announcement of models; before the first batch there is time to take it up at once."""
@@ -350,3 +378,9 @@ class FeatureOperator(_Operator):
         joined = join([*events.entities[following], *events.ids, *chain.from_iterable(carried)])
         written = write_rows(events.at.view(np.uint8), words.reshape(-1).view(np.uint8), *joined)
         outputs.put(frames.ROW + following, *written)
+
+
+def _words(buffer: NDArray[np.uint8], where: I64, count: int, kind: type[np.generic]) -> NDArray[Any]:
+    """`count` numbers of a `kind` at each of the places i64[k], [k, count]."""
+    size = count * np.dtype(kind).itemsize
+    return buffer[where[:, None] + np.arange(size)].view(kind).reshape(len(where), count)

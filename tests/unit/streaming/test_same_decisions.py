@@ -4,6 +4,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import msgspec
 import pytest
@@ -138,3 +139,42 @@ def test_operators_decide_as_replay_does(seed: int) -> None:
     assert sum(step.duplicates for step in steps) == 40
     assert len(expected) == len(transactions)
     assert through_operators(events, outcomes, chance) == expected
+
+
+SMALL = """
+from models import linear, thresholds
+from operators import by, label_mean, label_rate, label_since
+from schemas.fraud import FraudOutcome, Transaction
+from streaming.workload import Workload
+features = by("card", {}label_rate("1d"), label_since(of=False))
+model = linear("small", {{"card_label_since_false": 0.001, "card_label_rate_1d": 0.3}}, bias=0.0)
+small = Workload(name="small", event=Transaction, outcome=FraudOutcome, features=(features,), model=model,
+                 policy=thresholds(review=0.5, degraded="review"))
+"""
+
+
+def test_labels_that_wait_while_their_definition_changes() -> None:
+    """A label that waits for the next event tells another field than it did, or ends the job from then on."""
+    chance, hour = random.Random(1), 3_600_000
+    event = {"id": "e1", "at": hour, "card": "c", "terminal": "t", "amount": 7.0}
+    outcome = {"event": "e1", "at": 2 * hour, "label": False}
+    values = [json.dumps(value).encode() for value in (event, outcome, event | {"id": "e2", "at": 3 * hour})]
+    plans = [Reference("small.py", SMALL.format(more)) for more in ("", 'label_mean("amount"), ')]
+    found = set[bytes]()
+    for before, now in product(plans, plans):
+        join, old, new = (
+            open_stage(msgspec.json.encode(StageSpec(reference, stage)).decode(), 0)
+            for reference, stage in ((before, -1), (before, 0), (now, 0))
+        )
+        assert isinstance(join, JoinOperator)
+        assert isinstance(new, FeatureOperator)
+        records = [(port, b"e1", source(value, b"e1", port)) for port, value in enumerate(values[:2])]
+        ((_, label),) = Operator(join, chance).run(records)
+        new.restore(old.snapshot(b""))
+        told = [(frames.SIDE, *keyed(label)), (frames.MAIN, b"c", source(values[2], b"c", 2))]
+        ((tag, decision),) = Operator(new, chance).run(told)
+        assert tag == frames.DECISION
+        found.add(java.sink_parts(decision)[1] or b"")
+    assert len(found) == 1
+    (score,) = (json.loads(value)["score"] for value in found)
+    assert score != 0.5, "the label told nothing"
