@@ -251,7 +251,7 @@ def wait_running(address: str, job: str, seconds: float = 60.0) -> None:
         found = look()
         if found["state"] in TERMINAL:
             raise MillraceError(f"job {found['name']!r} is {found['state']}, expected RUNNING: {failure(address, job)}")
-        if found["state"] == "RESTARTING" and len(_failures(address, job, began)) >= HOPELESS:
+        if found["state"] == "RESTARTING" and len(failures(address, job, began)) >= HOPELESS:
             raise MillraceError(
                 f"job {found['name']!r} failed {HOPELESS} times, expected it to run: {failure(address, job)}"
             )
@@ -267,11 +267,11 @@ def wait_running(address: str, job: str, seconds: float = 60.0) -> None:
 
 def failure(address: str, job: str) -> str:
     """Why a job failed last: the root cause with its Python traceback; empty where nothing failed."""
-    entries = _failures(address, job)
+    entries = failures(address, job)
     return root_cause(entries[0]["stacktrace"]) if entries else ""
 
 
-def _failures(address: str, job: str, since: int = -1) -> list[dict[str, Any]]:
+def failures(address: str, job: str, since: int = -1) -> list[dict[str, Any]]:
     """The last failures of a job after `since` (ms since the epoch), the newest first."""
     found = _call(address, "GET", f"/jobs/{job}/exceptions")
     entries = found.get("exceptionHistory", {}).get("entries", [])

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -128,6 +129,10 @@ def _elsewhere(chosen: Settings) -> Iterator[Finding]:
             yield Finding(f"MILLRACE_{name.upper()}", well, found, f"unset MILLRACE_{name.upper()}, or start it")
 
 
+LATELY = 60_000
+"""Milliseconds in which so many failures are no accident."""
+
+
 def _jobs(chosen: Settings) -> Iterator[Finding]:
     """Jobs that fail again and again, and those that don't."""
     found = next((part.address for part in stack.status(chosen) if part.name == "jobmanager" and part.healthy), None)
@@ -136,7 +141,9 @@ def _jobs(chosen: Settings) -> Iterator[Finding]:
     address = (chosen.flink or f"http://{found}").rstrip("/")
     for job in flink.jobs(address):
         if job.state not in flink.TERMINAL:
-            why = f": {flink.failure(address, job.id)}" if job.state == "RESTARTING" else ""
+            lately = flink.failures(address, job.id, time.time_ns() // 1_000_000 - LATELY)
+            fails = job.state == "RESTARTING" or len(lately) >= flink.HOPELESS
+            why = f": {flink.failure(address, job.id)}" if fails else ""
             mend = f"millrace stop {job.name} --cancel, then mend it and deploy it again"
             yield Finding(f"job {job.name}", not why, f"{job.state}{why}", mend)
 

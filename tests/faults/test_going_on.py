@@ -113,6 +113,10 @@ def test_stop_of_what_does_not_recover(world: Make, data: Data) -> None:
     job.publish(data.events[:10])
     wait(lambda: "ZeroDivisionError" in job.failure(), 30, "the reason")
     wait(lambda: "ZeroDivisionError" in "".join(f.found for f in _jobs(job.settings) if not f.well), 30, "a finding")
+    wait(lambda: len(flink.failures(job.services.flink, job.job().id)) >= flink.HOPELESS, 30, "failures")
+    for _ in range(20):  # it runs for a moment each time
+        assert not all(finding.well for finding in _jobs(job.settings))
+        time.sleep(0.1)
     with pytest.raises(MillraceError, match=r"(?s)ZeroDivisionError.*--cancel"):
         job.stop()
     jobs.cancel(job.name, job.services, job.settings)
