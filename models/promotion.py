@@ -152,6 +152,10 @@ class Contest:
         self.frozen = False
         self.duels: dict[str, Duel] = {}
 
+    def names(self) -> list[str]:
+        """Who is in: the champion, the one before and the challengers, of whom that is one."""
+        return [*dict.fromkeys(name for name in (self.champion, self.previous, *self.duels) if name is not None)]
+
     def enter(self, version: str) -> None:
         """Let `version` challenge; nothing happens where it is in already."""
         if version != self.champion:

@@ -16,7 +16,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -175,7 +175,9 @@ class Registry:
                 measured = b"{}"
         try:
             entry = msgspec.json.decode(manifest, type=Entry)
-            return msgspec.structs.replace(entry, measured=msgspec.json.decode(measured, type=dict[str, float]))
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a damaged one is written again
+                entry = msgspec.structs.replace(entry, measured=msgspec.json.decode(measured, type=dict[str, float]))
+            return entry
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ModelRejected(f"{self.url}/{folder}/manifest.json: {error}; register the model again") from error
 
@@ -201,9 +203,13 @@ class Registry:
             found = {name: value for name, value in measured.items() if math.isfinite(value)}
             self._store.write(f"{_folder(workload, version)}/measured.json", msgspec.json.encode(found))
 
-    def promote(self, workload: str, version: str, *, why: str = "", by: str = "", at: int | None = None) -> Revision:
-        """Make `version` champion. The one before stays as a challenger: a rollback finds it warm."""
-        self._manifest(workload, version)
+    def promote(
+        self, workload: str, version: str | None, *, why: str = "", by: str = "", at: int | None = None
+    ) -> Revision:
+        """Make `version` champion (None: the model of the definition). The one before stays as a challenger: a rollback
+        finds it warm."""
+        if version is not None:
+            self._manifest(workload, version)
         return self._change(workload, "promoted", version, (by, at, why), lambda now: _promoted(now, version))
 
     def rollback(self, workload: str, *, why: str = "", by: str = "", at: int | None = None) -> Revision:
@@ -311,10 +317,10 @@ def _movable(now: Revision) -> None:
         raise DefinitionError("found it frozen, expected it not to be; `millrace freeze W --off` ends that")
 
 
-def _promoted(now: Revision, version: str) -> dict[str, object]:
+def _promoted(now: Revision, version: str | None) -> dict[str, object]:
     _movable(now)
     if version == now.champion:
-        raise DefinitionError(f"{version} is champion already")
+        raise DefinitionError(f"{version or 'the model of the definition'} is champion already")
     gone = {version, *now.former[-1:]}  # of former champions only the last is kept warm
     warm = () if now.champion is None else (now.champion,)
     challengers = (*(name for name in now.challengers if name not in gone), *warm)

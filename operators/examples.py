@@ -41,7 +41,7 @@ class ExampleJoin:
         if not state:
             return WAITING + _AT.pack(at) + served, at + self._horizon, "waiting"
         if state[:1] != EARLY:
-            return state, self._ends(state), "repeated"
+            return state, self.ends(state), "repeated"
         known, label, source = min(reversed(_truths(state[1:])), key=lambda truth: _rank(truth[0], at))
         if known > at + self._horizon:
             return WAITING + _AT.pack(at) + served, at + self._horizon, "too-late"
@@ -60,7 +60,7 @@ class ExampleJoin:
             return state, None, "repeated" if state[1] == label else "too-late"
         (origin,) = _AT.unpack_from(state, 1)
         if at > origin + self._horizon:
-            return state, self._ends(state), "too-late"
+            return state, self.ends(state), "too-late"
         served = 1 + _AT.size
         if kind == DUE:
             known, before, length = _TRUTH.unpack_from(state, served)
@@ -70,7 +70,7 @@ class ExampleJoin:
         state = DUE + _AT.pack(origin) + _told(at, label, text) + state[served:]
         return state, max(at, origin), "corrected" if kind == DUE else "joined"
 
-    def _ends(self, state: bytes) -> int | None:
+    def ends(self, state: bytes) -> int | None:
         """When a decision that waits is not waited for any longer: who calls may have forgotten that it was asked."""
         return _AT.unpack_from(state, 1)[0] + self._horizon if state[:1] == WAITING else None
 

@@ -47,19 +47,21 @@ _outputs = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
 Told = Callable[..., None]
 
 
-class _Kept(msgspec.Struct, tag="apart/1"):
+class _Kept(msgspec.Struct, tag="apart/2"):
     snapshot: bytes
     since: list[bytes]
+    words: list[bytes]  # of all that made requests, for whoever is to read them
 
 
 class Apart:
     """What `opener` ("module:function") makes of `spec` there; whatever it says to its second argument, `told` hears
     here. Its `process` takes a request of row frames and gives pairs of a tag and a frame, as MessagePack. Whoever
     brings more than `reach` ms of event time beyond what it has answered waits. MillraceError with the traceback where
-    a call failed there, or where that process has ended."""
+    a call failed there, or where that process has ended. `words` are what a later one has to `hear` before it takes
+    requests that were made here."""
 
-    def __init__(self, opener: str, spec: str, told: Told, reach: int):
-        self._told, self._reach, self._newest = told, reach, 0
+    def __init__(self, opener: str, spec: str, told: Told, reach: int, words: bytes = b""):
+        self._told, self._reach, self._newest, self._words = told, reach, 0, [words]
         self._asked = deque[tuple[str, int]]()  # each with the event time that was reached, ms; 0 if it reaches none
         self._keep(b"", [])
         self._outputs: list[tuple[int, bytes]] = []
@@ -150,7 +152,7 @@ class Apart:
         self._cover()
         if prompt:  # else answers may be heard that no checkpoint has, and nobody has been told
             self._hear(WAIT)
-        return pack(_Kept(self._kept, self._since))
+        return pack(_Kept(self._kept, self._since, self._words))
 
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot; what is wrong with it, a later call says: this one waits for nothing."""
@@ -158,6 +160,9 @@ class Apart:
         self._keep(state.snapshot, state.since)
         if self._kept:
             self._send("restore", self._kept)
+        for words in set(state.words).difference(self._words):
+            self._words.append(words)
+            self._send("hear", words)
         for request in self._since:
             self._learn(frames.parse_request(request))
 

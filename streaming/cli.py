@@ -19,8 +19,9 @@ for module in (demo, stack, jobs, topics, files, models, ledger, explain, bench)
     module.register(app)
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What a disk says that cannot be written to: no fault of ours."""
+_UNFIT = "ENOSPC EDQUOT EROFS EACCES EPERM ENOTDIR EEXIST EISDIR"
+DISK = tuple(getattr(errno, name) for name in _UNFIT.split())
+"""What a disk says that cannot be written to, or a path that is no folder: no fault of ours."""
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from models.metrics import average_precision
 from models.native import Native
 from schemas.time import MILLISECONDS
 from streaming import kafka
-from streaming.teacher import lineage
+from streaming.lineages import lineage
 
 DAY = MILLISECONDS["d"]
 

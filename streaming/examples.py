@@ -132,13 +132,16 @@ def read_examples(*paths: Path) -> Examples:
 
 def _read_parquet(path: Path) -> Examples:
     try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
+        return _of_table(path, pq.read_table(path))
+    except (pa.ArrowException, OSError, ValueError) as error:  # damaged, wherever that shows
         raise DefinitionError(f"examples {path}: {error}") from error
+
+
+def _of_table(path: Path, table: pa.Table) -> Examples:
     if not len(table):
         raise DefinitionError(f"examples {path}: found none")
     names = tuple(name for name in table.column_names if name not in META)
-    if len(names) + len(META) != len(table.column_names):
+    if not names or len(names) + len(META) != len(table.column_names):
         raise DefinitionError(f"examples {path}: found columns {table.column_names}, expected {META} and features")
     X = np.column_stack([_column(path, table, name, pa.float64()).astype(np.float32) for name in names])
     at, since = (_column(path, table, name, pa.int64()) for name in ("at", "label_at"))

@@ -29,10 +29,11 @@ from streaming.decider import Decided
 from streaming.engine import Events, OutcomeIntake, Truth
 from streaming.layouts import Layouts
 from streaming.lesson import Lesson
+from streaming.lineages import lineage
 from streaming.observe import Loop
 from streaming.plan import Plan
 from streaming.signals import Signal, encode_signal, quality
-from streaming.teacher import Teacher, lineage
+from streaming.teacher import Teacher
 
 LOOK = 1.0
 """Seconds between two looks at what people changed in the registry."""
@@ -57,7 +58,7 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Taught(msgspec.Struct, frozen=True, array_like=True):
-    """An example on its way to the teacher; the first one of a layout has the `names` of its columns, too."""
+    """An example on its way to the teacher, with the `names` of its columns where they are others than today's."""
 
     id: str
     known: int
@@ -99,7 +100,7 @@ class ExampleOperator:
         rule = plan.workload.learning
         assert rule is not None
         self._plan, self._topics, self._report = plan, topics, report
-        self._layouts, self._named = Layouts(plan.names), set[int]()
+        self._layouts = Layouts(plan.names)
         self._intake = OutcomeIntake(plan)
         self._join = ExampleJoin(rule.horizon, rule.presume)
         self._loop = Loop(plan.workload.name)
@@ -115,6 +116,8 @@ class ExampleOperator:
         for i, (slot, port) in enumerate(zip(request.slot.tolist(), request.port.tolist(), strict=True)):
             if port == frames.TIMER:
                 states[slot], due, what = self._join.due(states[slot], frames.time(records[i]))
+                if (when := self._join.ends(states[slot])) is not None:  # the horizon is longer than it was
+                    timer[slot] = when
                 if due is not None:
                     outputs += self._example(request.keys[slot].decode(), due)
             elif port == frames.MAIN:
@@ -162,9 +165,8 @@ class ExampleOperator:
             "scores": dict(zip(served.versions, served.scores, strict=True)),
             "features": dict(zip(names, row.tolist(), strict=True)),
         }  # fmt: skip
-        first = () if served.layout in self._named else names
-        self._named.add(served.layout)
-        taught = _pack(Taught(id, due.known, due.label, due.presumed, due.source, served, first))
+        other = () if names == self._layouts.names else names
+        taught = _pack(Taught(id, due.known, due.label, due.presumed, due.source, served, other))
         return [
             (frames.EXAMPLE, frames.sink(served.key.encode(), msgspec.json.encode(example))),
             (frames.LESSON, frames.row(due.known, b"", taught)),
@@ -185,7 +187,6 @@ class ExampleOperator:
 
 class _Learned(msgspec.Struct, tag="learned/2"):
     teacher: bytes
-    layouts: bytes
     told: int  # revision of the lineup that was announced
     verdicts: list[Signal]  # that were not
     revision: int  # of the registry that was looked at
@@ -263,13 +264,13 @@ class LearnOperator:
         found = self._registry.aliases(self._name)
         if found.revision == self._revision:
             return []
-        new = self._revision < 0 or found.frozen  # what is frozen is frozen, whoever made it champion
-        new = new or any(
+        chosen = self._revision < 0 or any(
             change.revision > self._revision and change.by != BY and change.action in ("promoted", "rolled back")
             for change in self._registry.history(self._name)
         )
         self._revision = found.revision
-        told = self._teacher.follow((found.champion or self._own) if new else None, found.frozen, found.at)
+        new = chosen or found.frozen  # what is frozen is frozen, whoever made it champion
+        told = self._teacher.follow((found.champion or self._own) if new else None, found.frozen, found.at, chosen)
         return told + self._teacher.challenge(found.challengers, found.at)
 
     def _announce(self, at: int) -> bytes:
@@ -277,19 +278,21 @@ class LearnOperator:
         lineup, artifacts, now = self._teacher.lineup, self._teacher.artifacts, self._registry.aliases(self._name)
         champion = now.champion or self._own
         for version in (lineup.champion, *lineup.challengers):
-            default = version == self._own == lineup.champion  # which serves without being registered
+            default = version == self._own == lineup.champion  # which serves without an alias
             if version in artifacts and not default and version not in (now.champion, *now.challengers):
                 self._registry.register(self._name, artifacts[version], parent=champion, by=BY, at=at)
         line = lineage(lineup.champion)
-        newer = line in self._teacher.made and line == lineage(champion)
+        newer = line in self._teacher.lineages.made and line == lineage(champion)
         if champion != lineup.champion and not now.frozen and (newer or self._verdicts):
             why = "newer version of its lineage"
             if self._verdicts:
-                why = f"{self._verdicts[-1].kind} by test: {self._verdicts[-1].detail}"
-            self._registry.promote(self._name, lineup.champion, why=why, by=BY, at=at)
+                verdict = self._verdicts[-1]
+                why = f"{verdict.kind} by {'definition' if verdict.kind == 'champion' else 'test'}: {verdict.detail}"
+            chosen = None if lineup.champion == self._own else lineup.champion
+            self._registry.promote(self._name, chosen, why=why, by=BY, at=at)
         for version in self._registry.challengers(self._name):
-            gone = version not in (lineup.champion, *lineup.challengers)
-            if gone and lineage(version) in self._teacher.made:
+            gone = version not in lineup.challengers
+            if gone and (self._teacher.lineages.learned(version) or version == self._own):
                 self._registry.retire(self._name, version, why="replaced by a newer version", by=BY, at=at)
             elif gone and version in self._teacher.retired:
                 self._registry.retire(self._name, version, why="rolled back by test", by=BY, at=at)
@@ -299,15 +302,20 @@ class LearnOperator:
 
     def snapshot(self, _: bytes) -> bytes:
         """Everything learned."""
-        learned = self._teacher.snapshot(), self._layouts.snapshot()
-        return pack(_Learned(*learned, self._told, self._verdicts, self._revision))
+        return pack(_Learned(self._teacher.snapshot(), self._told, self._verdicts, self._revision))
 
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot; the registry has the models."""
         state = unpack(snapshot, _Learned)
         self._anew = self._teacher.restore(state.teacher)
-        self._layouts.restore(state.layouts)
-        self._told, self._verdicts, self._revision = state.told, state.verdicts, state.revision
+        unfit = [signal for signal in self._anew if signal.kind == "champion"]
+        self._told, self._verdicts, self._revision = state.told, state.verdicts + unfit, state.revision
+        if self._anew and not unfit:  # what learned after the snapshot is gone: what it announced is what there is
+            self._revision = -1
+
+    def hear(self, layouts: bytes) -> None:
+        """Examples may be rows of these layouts."""
+        self._layouts.restore(layouts)
 
     def close(self, _: bytes) -> bytes:
         """The operator ends."""

@@ -75,7 +75,8 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
             return ExampleOperator(compiled, topics, report=not compiled.labelled)
         assert compiled.workload.learning is not None
         reach = compiled.workload.learning.compile  # a model is not later than the next one
-        return Apart("streaming.resident:open_learner", spec, Loop(compiled.workload.name).quality, reach)
+        known = layouts.Layouts(compiled.names).snapshot()
+        return Apart("streaming.resident:open_learner", spec, Loop(compiled.workload.name).quality, reach, known)
     serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)

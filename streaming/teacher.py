@@ -25,6 +25,7 @@ from schemas.errors import DefinitionError, ModelRejected
 from streaming.layouts import relaid
 from streaming.learning import Learning
 from streaming.lesson import Lesson, by_version, within
+from streaming.lineages import Lineages, newest
 from streaming.plan import Plan
 from streaming.pupils import Pupils
 from streaming.signals import Signal
@@ -35,11 +36,6 @@ I64 = NDArray[np.int64]
 
 BLOCK = 256
 """Examples that are taken together, and predicted before they are learned; the same ones, however they come."""
-
-RETIRED = 64
-"""Versions, rolled back by the test, that do not challenge again, though the registry still lists them; as many that
-are lineages of their own."""
-
 
 @dataclass(frozen=True)
 class Lineup:
@@ -69,6 +65,8 @@ class _State(msgspec.Struct, tag="teacher/3"):
     newest: dict[str, str]
     retired: list[str]
     apart: list[str]
+    former: list[str]  # lineages that are taught no longer
+    root: str  # lineage of the definition's model
     counts: dict[str, int]
     revision: int
     due: int
@@ -76,11 +74,6 @@ class _State(msgspec.Struct, tag="teacher/3"):
     waiting: list[tuple[str, str, int, int, bool, bool, float, str, tuple[str, ...], tuple[float, ...]]]
     rows: NDArray[np.float64]
     names: tuple[str, ...]
-
-
-def lineage(version: str) -> str:
-    """What a version's name shares with those of the versions before and after it."""
-    return version.rpartition("-")[0] or version
 
 
 class Teacher:
@@ -97,13 +90,12 @@ class Teacher:
         self._names, self._columns = plan.names, [plan.names.index(name) for name in (*self.inputs, *extra)]
         self._declared = {f"{workload.name}-{learner.name}": learner for learner in workload.learners}
         self.pupils = Pupils(self._declared, self.inputs)
-        self.made = {*self._declared, f"{workload.name}-refit"}
-        self.apart: list[str] = []
+        self.lineages = Lineages(workload.name, self._own, self._declared)
         self._waiting: list[Lesson] = []
-        self.evaluation = Evaluation(self.rule.evaluation, lineage=self.lineage)
-        self.contest = Contest(self.rule.promotion, lineage(self._own))
+        self.evaluation = Evaluation(self.rule.evaluation, lineage=self.lineages.of)
+        self.contest = Contest(self.rule.promotion, self.lineages.root)
         self._newest = {self.contest.champion: self._own}
-        self.retired: list[str] = []
+        self.retired: list[str] = []  # what lost does not challenge again, though the registry still lists it
         self._watching = Watching(self.rule.drift, self.inputs)
         self._cap = Cap(self.rule.cap) if self.rule.cap else None
         self.counts = {"examples": 0, "presumed": 0, "capped": 0}
@@ -111,14 +103,9 @@ class Teacher:
         self._revision, self._due, self.refit_wanted = 0, 0, False
         self._heavy: bytes | None = None
 
-    def lineage(self, version: str) -> str:
-        """What `version` fights as: versions that were learned, as their lineage, any other as itself."""
-        name = lineage(version)
-        return name if version not in self.apart and (name in self.made or version == self._own) else version
-
     def _part(self, version: str) -> None:
         """Let `version` fight as itself."""
-        self.apart = [*self.apart, version][-RETIRED:]
+        self.lineages.part(version)
         self.evaluation.part(version)
 
     def _anew(self, names: Collection[str], at: int, why: Mapping[str, str]) -> list[Signal]:
@@ -126,13 +113,20 @@ class Teacher:
         self.pupils.start([name for name in names if name in self._declared])
         for name in names:
             if name in (self.contest.champion, self.contest.previous):
-                version = self._newest.pop(name)
-                self._part(version)
-                self._newest[version] = version
-                self.contest.rename(name, version)
-            elif name not in self._declared:
+                self._rename(name, self._newest[name])
+            else:
                 self.contest.leave(name)
+                self._newest.pop(name, None)
         return [self._signal("reset", at, what=name, reason=why.get(name, "drift")) for name in names]
+
+    def _rename(self, name: str, other: str) -> None:
+        """Let what fights as `name` go on as `other`: its version, or the lineage that this is of by now."""
+        version = self._newest.pop(name)
+        if other == version and self.lineages.of(version) != other:
+            self._part(version)
+        self.contest.leave(name if other == self.contest.champion else other)
+        self.contest.rename(name, other)
+        self._newest[other] = version
 
     @property
     def lineup(self) -> Lineup:
@@ -146,7 +140,7 @@ class Teacher:
 
         While a champion is frozen, there is no newer version of it.
         """
-        name = self.lineage(artifact.version)
+        name = self.lineages.of(artifact.version)
         if self._newest.get(name) == artifact.version or (self.contest.frozen and name == self.contest.champion):
             return []
         self.artifacts[artifact.version] = artifact
@@ -161,13 +155,17 @@ class Teacher:
         serving = {self.lineup.champion, *self.lineup.challengers}
         self.artifacts = {version: a for version, a in self.artifacts.items() if version in serving}
 
-    def follow(self, champion: str | None, frozen: bool, now: int) -> list[Signal]:
-        """Do what people decided: `champion` (None: no change), and whether verdicts are forbidden."""
+    def follow(self, champion: str | None, frozen: bool, now: int, chosen: bool = True) -> list[Signal]:
+        """Do what people decided: `champion` (None: no change), and whether verdicts are forbidden. Where they have not
+        `chosen` it, but learning before a crash, a newer version of the champion is one."""
         self.contest.frozen = frozen
         if champion is None or champion == self.lineup.champion:
             return []
-        instead = self.lineup.champion
-        if (name := self.lineage(champion)) in self._declared and self._newest.get(name) != champion:
+        instead, name = self.lineup.champion, self.lineages.of(champion)
+        if not chosen and name == self.contest.champion:
+            self._newest[name] = champion
+            return []
+        if name in self._declared and self._newest.get(name) != champion:
             self._part(name := champion)  # not what its learner knows by now
         self._newest[name] = champion
         self.retired = [version for version in self.retired if version != champion]
@@ -178,8 +176,9 @@ class Teacher:
     def challenge(self, versions: Sequence[str], now: int) -> list[Signal]:
         """Let the challengers of the registry that nobody here made, but people, take part in the contest, as long as
         they are among `versions`; their artifacts are in the registry."""
-        mine = [v for v in versions if self._strange(v) and v not in self.retired]
-        gone = [v for v in self.contest.duels if self._strange(v) and v not in versions and v != self.contest.previous]
+        mine = [v for v in versions if self.lineages.strange(v) and v not in self.retired]
+        theirs = [v for v in self.contest.duels if self.lineages.strange(v) and v != self.contest.previous]
+        gone = [v for v in theirs if v not in versions]
         new = [v for v in mine if v not in self.contest.duels and v != self.contest.champion]
         for version in gone:
             self.contest.leave(version)
@@ -189,11 +188,6 @@ class Teacher:
         self._revision += bool(gone or new)
         about: dict[str, object] = {"role": "challenger", "examples": self.counts["examples"], "by": "hand"}
         return [self._signal("model", now, version=version, **about) for version in new]
-
-    def _strange(self, name: str) -> bool:
-        """Whether a version (or lineage) is of no lineage that is taught here, and not the model of the definition."""
-        own = (*self.made, *self.apart, lineage(self._own))
-        return name not in own and self.lineage(name) == name
 
     def served(self, version: str, count: int) -> None:
         """Count decisions whose labels may come."""
@@ -235,7 +229,7 @@ class Teacher:
         by_lineage = self._merged(scores)  # by now
         fresh = self.pupils.learn(ids, inputs, labels, weight)
         if (champion := self.contest.champion) in by_lineage:  # what others decided can't send it away
-            decided = {version: self.lineage(version) == champion for version in scores}
+            decided = {version: self.lineages.of(version) == champion for version in scores}
             own = np.array([decided[lesson.versions[0]] for lesson in lessons])
             by_lineage[champion] = np.where(own, by_lineage[champion], np.nan)
         verdicts = self.contest.add(by_lineage, labels, known, weight, fresh=fresh)
@@ -272,14 +266,14 @@ class Teacher:
         """Scores by lineage: of one lineage no event was scored by two versions."""
         merged: dict[str, F64] = {}
         for version, values in scores.items():
-            name = self.lineage(version)
+            name = self.lineages.of(version)
             merged[name] = np.where(np.isfinite(values), values, merged[name]) if name in merged else values
         return merged
 
     def _told(self, verdict: Verdict) -> Signal:
         self._changed()
-        if verdict.kind == "rollback" and self._strange(verdict.instead):
-            self.retired = [*self.retired, verdict.instead][-RETIRED:]
+        if verdict.kind == "rollback" and self.lineages.strange(verdict.instead):
+            self.retired = newest((*self.retired, verdict.instead))
         return self._signal(
             verdict.kind, verdict.at, version=self._newest[verdict.version],
             instead=self._newest[verdict.instead], labels=verdict.labels, log_evidence=round(verdict.evidence, 4),
@@ -290,7 +284,7 @@ class Teacher:
         self._revision += 1
         self._heavy = None
         self._watching.reset()
-        for version in self.apart:
+        for version in self.lineages.apart:
             if version not in (self.contest.champion, self.contest.previous):
                 self.contest.leave(version)
         self._prune()
@@ -324,9 +318,11 @@ class Teacher:
             self._heavy = pack(_Heavy(self.pupils.snapshot(), evaluation, watching, cap))
         state = _State(
             heavy=self._heavy, measured=self._measured(),
-            contest=self.contest.snapshot(), names=tuple(self._names),
-            workload=self._workload, own=self._own, inputs=self.inputs, newest=self._newest, retired=self.retired,
-            apart=self.apart, counts=self.counts, revision=self._revision, due=self._due, refit=self.refit_wanted,
+            contest=self.contest.snapshot(),
+            workload=self._workload, own=self._own, root=self.lineages.root, inputs=self.inputs, newest=self._newest,
+            retired=self.retired, former=self.lineages.former,
+            apart=self.lineages.apart, counts=self.counts, names=tuple(self._names), revision=self._revision,
+            due=self._due, refit=self.refit_wanted,
             waiting=[lesson[:-1] for lesson in self._waiting],
             rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, len(self._names)),
         )  # fmt: skip
@@ -349,24 +345,50 @@ class Teacher:
             what = f"found workload {s.workload!r}"
             raise ModelRejected(f"snapshot of what {self._workload!r} learned: {what}; start without it, or replay")
         refused, now = self.pupils.restore(heavy.pupils), max(0, s.due - self.rule.compile)
-        self.apart, same = s.apart, s.measured == self._measured()
-        self.evaluation = Evaluation(self.rule.evaluation, heavy.evaluation if same else None, self.lineage)
+        self.lineages.take((*s.former, *refused), s.apart)
+        same = s.measured == self._measured()
+        self.evaluation = Evaluation(self.rule.evaluation, heavy.evaluation if same else None, self.lineages.of)
         self.contest = Contest.restore(self.rule.promotion, s.contest)
         self._watching = Watching(self.rule.drift, self.inputs, heavy.watching if s.inputs == self.inputs else None)
         self._cap = Cap(self.rule.cap, state=heavy.cap) if self.rule.cap and heavy.cap else self._cap
         self._newest, self.retired, self.counts = s.newest, s.retired, s.counts
         self._revision, self._due, self.refit_wanted = s.revision, s.due, s.refit
-        signals = self._anew(refused, now, refused)
+        self._rename_all(s)
+        signals = self._leave_unfit({*s.inputs} - {*self._names}, now) + self._anew(refused, now, refused)
         if not same:
             why = f"found measures of {s.measured}, expected them of {self._measured()}"
             signals.append(self._signal("reset", now, what="evaluation", reason=why))
-        if s.own != self._own:  # the definition names another model by now
-            self._newest = {n: v for n, v in s.newest.items() if v != s.own} | {lineage(self._own): self._own}
-            if self.contest.champion == lineage(s.own):
-                self.contest.crown(lineage(self._own))
-            if lineage(s.own) != lineage(self._own):
-                self.contest.leave(lineage(s.own))
         rows = relaid(s.rows, s.names, self._names)
         self._waiting = [Lesson(*lesson, row) for lesson, row in zip(s.waiting, rows, strict=True)]
         self._heavy = None
         return signals
+
+    def _rename_all(self, s: _State) -> None:
+        """Name those who fight as the definition has it by now: its model may be another, a lineage taught or not."""
+        if s.own != self._own:
+            self.retired = newest((*self.retired, s.own))
+            if self.contest.champion == s.root:
+                self.contest.crown(self.lineages.root)
+            if s.root != self.lineages.root:
+                self.contest.leave(s.root)
+                self._newest.pop(s.root, None)
+        self._newest[self.lineages.root] = self._own
+        for name in self.contest.names():
+            version = self._newest[name]
+            if name == version and name not in self.lineages.apart and self.lineages.learned(version):
+                self._part(version)
+            elif (other := self.lineages.of(version)) != name:
+                self._rename(name, other)
+
+    def _leave_unfit(self, lost: Collection[str], now: int) -> list[Signal]:
+        """What was learned of features that are `lost` can be scored no more: the model of the definition decides."""
+        unfit = [name for name in self.contest.names() if lost and self.lineages.learned(self._newest[name])]
+        champion = self.contest.champion
+        if champion in unfit:
+            self.contest.crown(self.lineages.root)
+            self._changed()
+        for name in unfit:
+            self.contest.leave(name)
+            self._newest.pop(name, None)
+        about = {"version": self._own, "by": f"definition, without {', '.join(sorted(lost))}"}
+        return [self._signal("champion", now, **about, instead=champion)] if champion in unfit else []

@@ -216,4 +216,5 @@ def _figures(metrics: Mapping[str, float]) -> tuple[str, str, str]:
 
 def _told(change: "Revision") -> str:
     when = datetime.fromtimestamp(change.at / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-    return " ".join(filter(None, (when, change.action, change.version, change.by and f"by {change.by}", change.why)))
+    version = change.version or ("the model of the definition" if change.action == "promoted" else "")
+    return " ".join(filter(None, (when, change.action, version, change.by and f"by {change.by}", change.why)))

@@ -15,10 +15,10 @@ from rich.text import Text
 from schemas.decisions import Decision, Scored
 from schemas.topics import Topics
 from streaming.course import WINDOW, Change, Course, Drift
+from streaming.lineages import lineage
 from streaming.plot import INJECTED, MOVED, Panel, day, draw, spark
 from streaming.shows import Run, Taker
 from streaming.simulator import DAY, Frauds, Record, Spec, stream
-from streaming.teacher import lineage
 
 DAYS_A_SECOND = 1.05
 """Simulated days that pass in a second, about, in runs of minutes: labels, 7 days late, are there after 7 seconds."""

@@ -13,7 +13,7 @@ from streaming import stack
 from streaming.settings import Settings
 from streaming.simulator import Spec
 from streaming.stack import Stack
-from tests.world import Data, World, wait
+from tests.world import FRAUD, Data, World, replayed, wait
 
 pytestmark = pytest.mark.services
 Make = Callable[..., World]
@@ -50,14 +50,20 @@ def test_in_parallel(home: Settings, services: Stack, tmp_path: Path, data: Data
         stack.down(shared)
 
 
-def test_scaled_down_in_a_backfill(world: Make, data: Data) -> None:
-    """If this fails, what two tasks held when a job was stopped is let go in another order than that of time."""
-    job = world(parallelism=2)
+def held(job: World, outcome: bytes) -> Client:
+    """A transaction on the outcomes in which one is: until it ends no outcome can be read, and events wait for them."""
     producer = Client({"bootstrap.servers": job.services.kafka, "transactional.id": job.name})
     producer.init_transactions()
     producer.begin_transaction()
-    producer.produce(job.topics.outcomes, data.outcomes[0], json.loads(data.outcomes[0])["event"])
-    producer.flush()  # until the transaction ends, no outcome can be read, and every event waits for them
+    producer.produce(job.topics.outcomes, outcome, json.loads(outcome)["event"])
+    producer.flush()
+    return producer
+
+
+def test_scaled_down_in_a_backfill(world: Make, data: Data) -> None:
+    """If this fails, what two tasks held when a job was stopped is let go in another order than that of time."""
+    job = world(parallelism=2)
+    producer = held(job, data.outcomes[0])
     job.publish(data.events, data.outcomes[1:])
     job.deploy()
     before = job.checkpoints()
@@ -68,6 +74,26 @@ def test_scaled_down_in_a_backfill(world: Make, data: Data) -> None:
     job.settings = replace(job.settings, parallelism=1)
     job.deploy()
     job.finish(data.expected)
+
+
+def test_a_late_event_behind_a_stop(world: Make, data: Data) -> None:
+    """If this fails, an event whose time goes back passes those of its card that were read before a stop and wait."""
+    events = [json.loads(event) for event in data.events]
+    card = max({event["card"] for event in events}, key=lambda card: sum(event["card"] == card for event in events))
+    mine = [event for event in events if event["card"] == card]
+    late = mine[-1] | {"id": "late", "at": mine[-1]["at"] - 1_800_000, "amount": 500.0}
+    values = [json.dumps(event).encode() for event in (*mine, late)]
+    job = world(partitions=2)
+    producer = held(job, data.outcomes[0])
+    job.publish(values[:-1])
+    job.deploy()
+    before = job.checkpoints()
+    wait(lambda: job.checkpoints() > before + 1, 30, "checkpoints")
+    job.stop()
+    job.publish(values[-1:])
+    producer.commit_transaction()
+    job.deploy()
+    job.finish(replayed(FRAUD, values, data.outcomes[:1]))
 
 
 def test_fewer_partitions_than_tasks(world: Make, data: Data) -> None:

@@ -9,7 +9,6 @@ import java.util.List;
 import java.util.PriorityQueue;
 import java.util.Queue;
 import java.util.Set;
-import java.util.function.ToLongFunction;
 import org.apache.flink.api.common.state.ListState;
 import org.apache.flink.api.common.state.ListStateDescriptor;
 import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
@@ -29,7 +28,7 @@ final class Hold {
   private final KeyedStateBackend<String> backend;
   private final ListStateDescriptor<byte[]> descriptor;
   private final ListState<byte[]> state;
-  private final ToLongFunction<byte[]> time;
+  private final Times times;
   private final boolean sorted;
   private final Queue<Held> queue;
   private long newest = Frames.NONE;
@@ -44,9 +43,9 @@ final class Hold {
    * Records wait in the order of their event times where they are `sorted`, else in that of their arrival: where their
    * times go back, those count that came before.
    */
-  Hold(KeyedStateBackend<String> backend, String name, boolean sorted, ToLongFunction<byte[]> time) throws Exception {
+  Hold(KeyedStateBackend<String> backend, String name, boolean sorted, Times times) throws Exception {
     this.backend = backend;
-    this.time = time;
+    this.times = times;
     this.sorted = sorted;
     this.queue = sorted ? new PriorityQueue<>(BY_TIME) : new ArrayDeque<>();
     this.descriptor = new ListStateDescriptor<>(name, PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
@@ -63,11 +62,11 @@ final class Hold {
   }
 
   void add(String key, byte[] frame) {
-    long at = time.applyAsLong(frame);
-    add(key, frame, sorted ? at : Math.max(at, newest));
+    add(key, frame, sorted ? Frames.NONE : newest);
   }
 
-  private void add(String key, byte[] frame, long at) {
+  private void add(String key, byte[] frame, long least) {
+    long at = times.of(frame, least);
     newest = Math.max(at, newest);
     queue.add(new Held(key, frame, at, place++));
   }
@@ -81,6 +80,11 @@ final class Hold {
   void release(int port, Taker next) throws Exception {
     Held first = queue.remove();
     next.take(port, first.key(), first.frame());
+  }
+
+  /** The event time of a frame as it counts, which is `least` or later. */
+  interface Times {
+    long of(byte[] frame, long least);
   }
 
   /** Takes a record with its port and key. */

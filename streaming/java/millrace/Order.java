@@ -2,7 +2,6 @@ package millrace;
 
 import java.util.HashMap;
 import java.util.Map;
-import java.util.function.ToLongFunction;
 import org.apache.flink.runtime.state.KeyedStateBackend;
 
 /**
@@ -23,16 +22,20 @@ final class Order {
   Order(Job.Stage stage, boolean merges, boolean live, KeyedStateBackend<String> backend, Hold.Taker next)
       throws Exception {
     this.gate = new Gate(merges, stage.hold(), stage.control() != null, live);
-    this.main = new Hold(backend, "held", merges, stage.main().tag() == null ? inPartitions() : Frames::at);
-    this.side = new Hold(backend, "held-side", true, Frames::at);
+    this.main = new Hold(backend, "held", merges, stage.main().tag() == null ? inPartitions() : Order::at);
+    this.side = new Hold(backend, "held-side", true, Order::at);
     this.later = stage.hold();
     this.next = next;
   }
 
   /** A partition's own order is that of its keys, so where its event times go back, those count that came before. */
-  private static ToLongFunction<byte[]> inPartitions() {
+  private static Hold.Times inPartitions() {
     Map<Integer, Long> newest = new HashMap<>();
-    return frame -> newest.merge(Frames.partition(frame), Frames.at(frame), Math::max);
+    return (frame, least) -> newest.merge(Frames.partition(frame), at(frame, least), Math::max);
+  }
+
+  private static long at(byte[] frame, long least) {
+    return Math.max(Frames.at(frame), least);
   }
 
   /** Whether this stage, from now on, takes records as they come. */

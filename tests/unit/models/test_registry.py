@@ -178,7 +178,7 @@ def test_half_a_registration_is_no_version(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*"))
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json", "measured.json"])
 @pytest.mark.parametrize("damage", [b"", b'{"version": 7}', b"\xff"])
 def test_what_is_damaged_is_told_and_mended(tmp_path: Path, name: str, damage: bytes) -> None:
     """One version that a full disk cut hides all others, or stays as it is when it is registered again."""
@@ -191,7 +191,9 @@ def test_what_is_damaged_is_told_and_mended(tmp_path: Path, name: str, damage: b
         assert [entry.version for entry in whole] == [B.version]
         assert name in damaged[A.version]
     r.register("fraud", A)
+    r.measure("fraud", A.version, {"labels": 7.0})
     assert r.get("fraud", A.version).onnx == A.onnx
+    assert r.entry("fraud", A.version).measured == {"labels": 7.0}
     assert len(r.versions("fraud")) == 2
 
 

@@ -53,6 +53,10 @@ class Sum:
         """Go on from a sum."""
         self.total = int(snapshot)
 
+    def hear(self, words: bytes) -> None:
+        """Add a thousand for each byte of what an earlier one knew."""
+        self.total += 1000 * sum(words)
+
 
 SUM = f"{__name__}:Sum"
 NOTHING = java.build_request([], [], [], [], [])
@@ -155,6 +159,22 @@ def test_what_was_said_is_in_a_checkpoint_or_told(apart: Apart, tmp_path: Path) 
     again.close(b"")
 
 
+def test_requests_of_an_earlier_one_are_understood(apart: Apart) -> None:
+    """If this fails, rows of an earlier definition that nobody has learned yet are read as those of this one."""
+    made = [Apart(SUM, "", lambda *_: None, REACH, words) for words in (b"\x01", b"\x02", b"\x01")]
+    ask(made[0], b"\x05")
+    state = pack(_Kept(b"", made[0]._since, made[0]._words))
+    for number, later in enumerate(made[1:]):
+        later.restore(state)
+        assert [total for total, _ in come(later, 1)] == [1005 - 1000 * number]
+    made[1]._keep(b"", made[0]._since)
+    state = pack(_Kept(b"", made[1]._since, made[1]._words))
+    apart.restore(state)
+    assert [total for total, _ in come(apart, 1)] == [3005], "what it had heard itself is forgotten"
+    for one in made:
+        one.close(b"")
+
+
 def test_nobody_gets_further_ahead_than_allowed(apart: Apart, tmp_path: Path) -> None:
     """If this fails, a backfill is decided by models of long ago, and what it has to learn is still to come."""
     until = tmp_path / "go"
@@ -185,7 +205,7 @@ def test_an_error_there_comes_here_with_its_traceback(apart: Apart) -> None:
         apart.restore(b"no snapshot")
     for spec, state, expected in (("bad", b"", "a bad specification"), ("", b"no number", "invalid literal")):
         bad = Apart(SUM, spec, lambda *_: None, REACH)
-        bad.restore(pack(_Kept(state, [])))
+        bad.restore(pack(_Kept(state, [], [])))
         with pytest.raises(MillraceError, match=f"(?s)ValueError: {expected}"):
             totals(bad, b"\x07")
         bad.close(b"")

@@ -14,6 +14,7 @@ from models import rules
 from models.artifact import Artifact
 from models.learners import Logistic
 from models.linear import linear
+from operators import by, mean
 from schemas.errors import DefinitionError, ModelRejected
 from schemas.fraud import FraudOutcome
 from streaming.learning import learning
@@ -354,3 +355,87 @@ def test_what_a_changed_declaration_leaves_goes_on() -> None:
         again = Teacher(changed)
         again.restore(new.snapshot())
         assert again.snapshot() == new.snapshot()
+
+
+def goes_on(state: bytes, now: Plan) -> tuple[Teacher, list[Signal]]:
+    """A teacher of another definition that goes on from a snapshot, and again from its own."""
+    new = Teacher(now)
+    told = new.restore(state)
+    again = Teacher(now)
+    assert again.restore(new.snapshot()) == []
+    assert again.snapshot() == new.snapshot()
+    return again, told
+
+
+def test_evidence_of_a_learner_that_starts_anew_is_gone() -> None:
+    """What a challenger won while it knew much makes it champion when it knows nothing."""
+    of = taught(promotion=rules.promotion(labels=10**6))
+    teacher, _, models = run(of, lessons(of))
+    assert teacher.contest.duels["small-logistic"].evidence > 10
+    ((learner,), state) = of.workload.learners, teacher.snapshot()
+    other, _ = goes_on(state, plan(replace(of.workload, learners=(replace(learner, rate=0.0),))))  # type: ignore[type-var]
+    assert other.lineup.challengers == ()
+    other.add(_after(lessons(of), 9, (OWN.version,), 0.9))
+    assert other.contest.duels["small-logistic"].evidence < 0
+    other.follow(models[-1], False, 0)
+    other.add(_after(lessons(of), 18, (models[-1],), 0.9))
+    assert other.lineup.champion == models[-1], "what it made before is replaced by what it makes of nothing"
+
+
+def test_a_learner_that_is_gone_stays_away() -> None:
+    """Its versions come back as people's, or push the lineages that are there out of the evaluation."""
+    of = taught(learners=2, promotion=rules.promotion(labels=10**6))
+    teacher, _, models = run(of, lessons(of))
+    (gone,) = [name for name in models[-2:] if name.startswith("small-logistic1")]
+    new, told = goes_on(teacher.snapshot(), taught(promotion=rules.promotion(labels=10**6)))
+    assert [s.detail["what"] for s in told] == ["small-logistic1"]
+    assert new.challenge([gone], 0) == []
+    assert not any(name.startswith("small-logistic1") for name in new.lineup.challengers)
+    served = [f"small-logistic1-{i:012x}" for i in range(40)]
+    late = lessons(of, 4000)
+    for i, version in enumerate(served):
+        part = _after(late[i * 100 : i * 100 + 100], 9, (OWN.version,), 0.9)
+        new.add([x._replace(versions=(*x.versions, version), scores=(*x.scores, 0.5)) for x in part])
+    lineages = new.evaluation.report()["lineages"]
+    assert {"small-logistic", "small-logistic1", "reference"} == set(lineages)  # type: ignore[call-overload]
+
+
+def test_names_follow_the_definition() -> None:
+    """A champion that becomes the definition's model, or whose name a learner gets, is never compared again."""
+    of, strange = taught(promotion=rules.promotion(labels=10**6)), linear("small-forest", {"value": 0.01}, bias=0.0)
+    teacher, _, _ = run(of, lessons(of))
+    teacher.follow(strange.version, False, 0)
+    later = _after(lessons(of), 9, (strange.version,), 0.6)
+    own = replace(of.workload, model=strange)
+    forest = Logistic(rate=0.05, name="forest")
+    plans = [plan(own), plan(replace(own, learners=(*own.learners, forest)))]
+    for now in (*plans, plan(replace(of.workload, learners=(*own.learners, forest)))):
+        new, _ = goes_on(teacher.snapshot(), now)
+        assert new.lineup.champion == strange.version
+        new.add(later)
+        duel = new.contest.duels["small-logistic"]
+        assert duel.report()["labels"] > 1000
+        assert new.lineup.champion == strange.version, "a learner that has its name took its place"
+        back, _ = goes_on(new.snapshot(), of)
+        assert back.lineup.champion in (strange.version, OWN.version)
+
+
+def test_without_a_feature_that_it_reads_a_champion_goes() -> None:
+    """What can be scored no more is champion for ever, and nothing is promoted any more."""
+    of = taught()
+    teacher, signals, _ = run(of, lessons(of))
+    assert "promote" in {s.kind for s in signals}
+    base, name = of.workload, "key_count_1h"
+    features = (by("key", mean("value", "1h")),)
+    fewer = plan(replace(base, features=features, inputs=("value",), learning=None, learners=()))
+    assert name not in fewer.names
+    rule = learning(promotion=RULE, amount="value")
+    own = linear("reference", {"value": -0.05}, bias=0.0)
+    now = plan(replace(fewer.workload, model=own, learning=rule, learners=base.learners))
+    new, told = goes_on(teacher.snapshot(), now)
+    assert [s.kind for s in told] == ["champion", "reset", "reset"]
+    assert (told[0].detail["version"], new.lineup.champion) == (own.version, own.version)
+    assert new.lineup.challengers == ()
+    given = [x._replace(versions=(own.version,), row=[x.row[0]] * len(now.names)) for x in lessons(of)]
+    found = new.add([x._replace(known=x.known + 9 * DAY) for x in given])
+    assert "promote" in {s.kind for s in found}

@@ -1,5 +1,6 @@
 """Files of examples: what models are trained on is what was served, in the order of time, from one file or several."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -57,6 +58,15 @@ def test_columns_of_other_types(tmp_path: Path) -> None:
     ):  # fmt: skip
         pq.write_table(pa.table(good | {name: values}), file)
         with pytest.raises(DefinitionError, match=f"x.parquet.*{name}"):
+            read_examples(file)
+    pq.write_table(pa.table({name: values for name, values in good.items() if name != "x"}), file)
+    with pytest.raises(DefinitionError, match="and features"):
+        read_examples(file)
+    pq.write_table(pa.table(good), file)
+    whole = file.read_bytes()
+    for start in range(4, len(whole) - 8, 7):
+        file.write_bytes(whole[:start] + b"\xff" * 5 + whole[start + 5 :])
+        with suppress(DefinitionError):  # nothing else; where only a number is another, nobody can tell
             read_examples(file)
 
 
