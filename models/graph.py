@@ -80,6 +80,14 @@ def logistic(weights: NDArray[np.float64], bias: float) -> bytes:
     return model(nodes, {"weights": weights.reshape(-1, 1), "bias": np.array([bias])}, len(weights))
 
 
+def named(data: bytes, features: Sequence[str]) -> bytes:
+    """The same model with the names of its columns in it: one that reads others has other bytes, and so another
+    version."""
+    proto = onnx.load_from_string(data)
+    helper.set_model_props(proto, {"features": "\n".join(features)})
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
 def model(nodes: Sequence[onnx.NodeProto], constants: dict[str, NDArray[np.float64]], n_features: int) -> bytes:
     """A model of `nodes` from INPUT to OUTPUT, `constants` as float32; same arguments, same bytes."""
     graph = helper.make_graph(

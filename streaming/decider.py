@@ -113,6 +113,8 @@ class Decider:
         champion, beside, versions, features, (read, *others) = self._serving
         inputs = columns.take(read, 1).astype(np.float32)
         scores = champion.score(inputs) if champion else columns[:, read[0]]
+        if champion:
+            degraded |= np.isnan(scores)  # it has no answer to a value that is missing
         shadows = (c.score(columns.take(read, 1).astype(np.float32)) for c, read in zip(beside, others, strict=True))
         decided, taken = self.plan.workload.policy.decide(
             Batch(

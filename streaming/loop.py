@@ -3,10 +3,9 @@
 Decisions wait by event id for their outcomes (`ExampleOperator`); what comes of both goes to the examples topic and,
 inside the job, to the teacher (`LearnOperator`, in a process of its own: `streaming.apart`): its state is part of the
 same checkpoint, so each example is learned once, whatever is killed. New models go to the registry, and
-`millrace.models` tells the job, which takes them up between two batches (`Models`, in `FeatureOperator`).
+`millrace.models` tells the job, which takes them up between two batches (`streaming.announced`).
 """
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,15 +13,12 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from models.admission import admit
-from models.onnx import Session
-from models.registry import Registry, announcement, fetch
+from models.registry import Registry, announcement
 from models.snapshot import pack, unpack
 from operators.examples import Due, ExampleJoin
 from schemas import frames
-from schemas.errors import MillraceError, ModelRejected
-from schemas.models import Announcement, decode, encode
-from schemas.time import duration
+from schemas.errors import MillraceError
+from schemas.models import encode
 from schemas.topics import Topics
 from streaming.arrivals import Arrivals
 from streaming.decider import Decided
@@ -116,8 +112,8 @@ class ExampleOperator:
         for i, (slot, port) in enumerate(zip(request.slot.tolist(), request.port.tolist(), strict=True)):
             if port == frames.TIMER:
                 states[slot], due, what = self._join.due(states[slot], frames.time(records[i]))
-                if (when := self._join.ends(states[slot])) is not None:  # the horizon is longer than it was
-                    timer[slot] = when
+                when = self._join.ends(states[slot])  # None, but where the horizon is longer than it was
+                timer[slot] = timer[slot] if when is None else when
                 if due is not None:
                     outputs += self._example(request.keys[slot].decode(), due)
             elif port == frames.MAIN:
@@ -127,7 +123,9 @@ class ExampleOperator:
                 _, at, label, source = truths[i]
                 states[slot], when, what = self._join.outcome(states[slot], at, label, source)
                 timer[slot] = timer[slot] if when is None else when
-            else:
+            else:  # what is no outcome took the record out of those that wait
+                when = self._join.ends(states[slot])
+                timer[slot] = timer[slot] if when is None else when
                 continue
             counts[what] += 1
         del counts["waiting"]  # most do so without a call: they were counted when they were served
@@ -210,6 +208,7 @@ class LearnOperator:
         self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
         self._verdicts: list[Signal] = []
         self._anew: list[Signal] = []
+        self._checked = False
         self._measured: dict[str, float] = {}  # labels of each version, when its measures went to the registry
 
     def process(self, buffer: bytes) -> bytes:
@@ -270,8 +269,17 @@ class LearnOperator:
         )
         self._revision = found.revision
         new = chosen or found.frozen  # what is frozen is frozen, whoever made it champion
-        told = self._teacher.follow((found.champion or self._own) if new else None, found.frozen, found.at, chosen)
+        champion = (found.champion or self._own) if new else None
+        if not self._checked and not self._fits(champion or self._teacher.lineup.champion):
+            champion, chosen = self._own, True
+        self._checked = True
+        told = self._teacher.follow(champion, found.frozen, found.at, chosen)
         return told + self._teacher.challenge(found.challengers, found.at)
+
+    def _fits(self, version: str) -> bool:
+        """Whether there is every feature that a registered version reads: no other is scored by the job."""
+        entries = {entry.version: entry.features for entry in self._registry.versions(self._name)}
+        return set(entries.get(version, ())) <= {*self._layouts.names}
 
     def _announce(self, at: int) -> bytes:
         """Register new versions, move the aliases as the verdicts say, and tell everyone."""
@@ -320,74 +328,3 @@ class LearnOperator:
     def close(self, _: bytes) -> bytes:
         """The operator ends."""
         return b""
-
-
-class Models:
-    """The models of a stage as they are announced: fetched and tried in a thread, taken up between two batches."""
-
-    def __init__(self, plan: Plan, name: str):
-        self._plan, self._name = plan, name
-        self._budget = float(duration(plan.workload.budget))
-        self._sessions: dict[str, Session] = {}
-        self._lock, self._loading = threading.Lock(), threading.Lock()
-        self._ready: tuple[Session | None, tuple[Session, ...]] | None = None
-        self._signals: list[Signal] = []
-        self._waiting: list[Announcement] = []
-        self._revision = self._taken = -1
-
-    def announced(self, value: bytes, wait: bool) -> None:
-        """Take up an announcement; with `wait`, before this returns: there is no batch to hold up yet."""
-        try:
-            found = decode(value)
-        except ModelRejected as error:
-            self.refused(0, "announcement", error)
-            return
-        if found.workload != self._name or found.revision <= self._revision:
-            return
-        self._revision = found.revision
-        self._waiting.append(found)
-        thread = threading.Thread(target=self._load, daemon=True, name="millrace-models")
-        thread.start()
-        if wait:
-            thread.join()
-
-    def _load(self) -> None:
-        with self._loading:  # one at a time, the newest first; an older one that is good counts where that is refused
-            announced = self._waiting.pop()
-            if announced.revision >= self._taken:
-                self._try(announced)
-
-    def _try(self, announced: Announcement) -> None:
-        loaded: dict[str, Session] = {}
-        for version in (announced.champion, *announced.challengers):
-            if version is None:
-                continue
-            kept = self._sessions.get(version.version)
-            try:
-                if kept is None or kept.artifact.sha256 != version.sha256:
-                    kept = admit(fetch(version), features=self._plan.names, budget_ms=self._budget)
-                loaded[version.version] = kept
-            except Exception as error:  # of any kind: nobody waits for this thread
-                self.refused(announced.at, version.version, error)
-                self._revision = min(self._revision, announced.revision - 1)  # it may be mended, and announced again
-                if version is announced.champion:
-                    return  # what serves stays
-        champion = loaded[announced.champion.version] if announced.champion else None
-        beside = tuple(loaded[c.version] for c in announced.challengers if c.version in loaded)
-        with self._lock:
-            self._taken, self._sessions, self._ready = announced.revision, loaded, (champion, beside)
-
-    def refused(self, at: int, model: str, error: Exception) -> None:
-        """Note that a model cannot be used."""
-        with self._lock:
-            self._signals.append(Signal("refused", self._name, at, {"model": model, "reason": str(error)}))
-
-    def take(self) -> tuple[tuple[Session | None, tuple[Session, ...]] | None, list[bytes]]:
-        """New models that are ready, once, and signals for the topic."""
-        if self._ready is None and not self._signals:
-            return None, []
-        with self._lock:
-            ready, self._ready = self._ready, None
-            signals, self._signals = self._signals, []
-        key = self._name.encode()
-        return ready, [frames.sink(key, encode_signal(signal)) for signal in signals]

@@ -25,12 +25,13 @@ from schemas.frames import Request
 from schemas.topics import Topics
 from streaming import layouts
 from streaming.again import Again
+from streaming.announced import Models
 from streaming.apart import Apart, Told
 from streaming.arrivals import Arrivals
 from streaming.decider import Decided, Decider
 from streaming.engine import Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
 from streaming.kernels import read_rows, write_rows, write_sinks
-from streaming.loop import ExampleOperator, LearnOperator, Models, pending
+from streaming.loop import ExampleOperator, LearnOperator, pending
 from streaming.observe import Loop
 from streaming.plan import Plan, Stage, plan
 from streaming.serving import Services, Serving

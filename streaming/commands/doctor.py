@@ -142,7 +142,8 @@ def _jobs(chosen: Settings) -> Iterator[Finding]:
     for job in flink.jobs(address):
         if job.state not in flink.TERMINAL:
             lately = flink.failures(address, job.id, time.time_ns() // 1_000_000 - LATELY)
-            fails = job.state == "RESTARTING" or len(lately) >= flink.HOPELESS
+            ours = [entry for entry in lately if "PythonException" in entry["stacktrace"]]  # else a part had died
+            fails = job.state == "RESTARTING" or len(ours) >= flink.HOPELESS
             why = f": {flink.failure(address, job.id)}" if fails else ""
             mend = f"millrace stop {job.name} --cancel, then mend it and deploy it again"
             yield Finding(f"job {job.name}", not why, f"{job.state}{why}", mend)

@@ -183,7 +183,7 @@ class _Writer:
             self._told += 1
         if truth:
             scored = zip(step.events.ids, step.decided.scores.tolist(), strict=True)
-            self._known += [(truth[id][1], score) for id, score in scored if id in truth]
+            self._known += [(truth[id][1], score) for id, score in scored if id in truth and score == score]
 
     def finish(self) -> None:
         """Write what had to wait for the end."""

@@ -93,6 +93,7 @@ def deploy_command(
     settings, services_ = services(flink, parallelism)
     deployment = jobs.deployment(refer(workload, options.overrides(set)), services_, settings)
     before, now = jobs.overrides(deployment.name, settings), deployment.reference.set
+    _announce(deployment, services_, settings)
     with options.err.status(f"deploying {deployment.name}"):
         deployed = jobs.deploy(deployment, services_, settings, fresh)
     result = {"job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink}
@@ -105,14 +106,28 @@ def deploy_command(
     options.show(result, as_json, text)
 
 
+def _announce(deployment: "Deployment", services: "Stack", settings: "Settings") -> None:
+    """Tell the job to come what the registry says, which may have changed while no broker was there to hear of it."""
+    from models.registry import Registry, announcement
+    from streaming.commands.models import publish
+
+    registry = Registry(str(settings.home / "models"))
+    if deployment.plan.workload.learning is not None and registry.aliases(deployment.name).revision:
+        publish(services.kafka, announcement(registry, deployment.name))
+
+
 def _decides(deployment: "Deployment", settings: "Settings") -> str:
     """Who decides where that is not the model of the definition, in words."""
     from models.registry import Registry
 
     workload, registry = deployment.plan.workload, Registry(str(settings.home / "models"))
     own, champion = workload.model.version, registry.aliases(deployment.name).champion
-    said = f"{champion} decides, the champion of the registry; the model of the definition is {own}\n"
-    return said if workload.learning is not None and champion not in (None, own) else ""
+    if workload.learning is None or champion in (None, own):
+        return ""
+    lost = [name for name in registry.entry(deployment.name, champion).features if name not in deployment.plan.names]
+    if lost:
+        return f"{own} decides: {champion}, champion of the registry, reads {lost[0]!r}, which no feature provides\n"
+    return f"{champion} decides, the champion of the registry; the model of the definition is {own}\n"
 
 
 def stop_command(
@@ -132,7 +147,8 @@ def stop_command(
     from streaming.workloads import load
 
     settings, services_ = services(flink)
-    name = load(workload).name
+    runs = not workload.endswith(".py") and jobs.running(services_.flink, workload) is not None
+    name = workload if runs else load(workload).name  # a job of somebody's file has a name, too
     with options.err.status(f"stopping {name}"):
         ended = jobs.cancel if cancel else partial(jobs.stop, folder=savepoints)
         savepoint = ended(name, services_, settings)

@@ -6,6 +6,7 @@ announcement that could not be published says so and can be repeated; the regist
 
 import getpass
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ import typer
 from rich.table import Table
 
 from schemas import models as records
-from schemas.errors import Unavailable
+from schemas.errors import DefinitionError, Unavailable
 from schemas.time import duration
 from schemas.topics import MODELS
 from streaming import kafka, settings, stack
@@ -68,7 +69,7 @@ def announce(registry: "Registry", workload: str) -> bool:
     try:
         publish(chosen.kafka or stack.stack(chosen).kafka, announcement(registry, workload))
     except Unavailable as error:
-        note = f"not announced: {error}; then `millrace models {workload} --announce`"
+        note = f"not announced: {error}; then `millrace models {workload} --announce` (or its file)"
         options.err.print(note, highlight=False, markup=False, soft_wrap=True)
         return False
     return True
@@ -89,15 +90,16 @@ def models_command(
     url: Url = None,
     again: Annotated[bool, typer.Option("--announce", help="Tell running jobs again.")] = False,
     mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Log to this MLflow tracking server, too.")] = None,
+    set: Set = None,
     as_json: Json = False,
 ) -> None:
     """List the versions of a workload's models: alias, training range, metrics, and the latest changes.
 
+    The definition is that of the last deploy; `--set` says another.
+
     Example: millrace models fraud
     """
-    from streaming.workloads import load
-
-    definition, chosen = load(workload), registry(url)
+    definition, chosen = _deployed(workload, set), registry(url)
     now, (versions, damaged) = chosen.aliases(definition.name), chosen.listed(definition.name)
     history, own = chosen.history(definition.name), definition.model
     result: dict[str, object] = {
@@ -129,6 +131,18 @@ def models_command(
             options.out.print(f"damaged: {reason}", highlight=False, markup=False)
         for change in history[-LATEST:]:
             options.out.print(_told(change), highlight=False, markup=False)
+
+
+def _deployed(workload: str, set: list[str] | None) -> "Workload":
+    """The definition with the parameters of `set`, or with those of its last deploy."""
+    from streaming import jobs
+    from streaming.workloads import load
+
+    definition = load(workload, options.overrides(set))
+    if set is None and (known := jobs.overrides(definition.name, settings.read())):
+        with suppress(DefinitionError):  # a parameter that is no more
+            return load(workload, known)
+    return definition
 
 
 def promote_command(

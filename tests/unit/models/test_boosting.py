@@ -130,3 +130,5 @@ def test_linear_is_the_logistic_function() -> None:
     rows = np.array([[100, 1], [0, 0], [1e4, 0], [-1e4, 3]], np.float32)
     raw = rows[:, 0] * 0.02 - 1.5 * rows[:, 1] + 0.3
     np.testing.assert_allclose(Session(a).score(rows), 1 / (1 + np.exp(-raw.astype(float))), atol=1e-6)
+    other = linear("first", {"price": 0.02, "count": -1.5}, 0.3, baseline={"price": 50.0})
+    assert other.version != a.version, "the registry takes models of other columns for one"

@@ -20,8 +20,9 @@ from schemas.fraud import FraudOutcome
 from schemas.models import Announcement, decode, encode
 from schemas.topics import Topics
 from streaming import layouts, loop
+from streaming.announced import Models
 from streaming.learning import learning
-from streaming.loop import ExampleOperator, LearnOperator, Models, Served, Taught
+from streaming.loop import ExampleOperator, LearnOperator, Served, Taught
 from streaming.plan import Plan, plan
 from streaming.workloads import load
 from tests import java
@@ -74,7 +75,7 @@ def test_only_what_was_announced_is_taken_up(registry: Registry) -> None:
     ]  # fmt: skip
     for revision, one in enumerate(bad, start=10):
         models.announced(encode(msgspec.structs.replace(one, revision=revision)), wait=True)
-        assert told(models) == (None, [one.champion.version if one.champion else ""])
+        assert told(models) == ((None, B.version), [one.champion.version if one.champion else ""])
     for garbage in (b"", b"\xff\x00", b"{}", encode(good)[:-5], b'{"workload": "small", "revision": -1, "at": 0}'):
         models.announced(garbage, wait=True)
         assert told(models) == (None, ["announcement"])
@@ -88,7 +89,7 @@ def test_only_what_was_announced_is_taken_up(registry: Registry) -> None:
     assert told(models) == (None, [])
     wrong = msgspec.structs.replace(bad[0], revision=21)  # of a version that is loaded
     models.announced(encode(wrong), wait=True)
-    assert told(models) == (None, [A.version])
+    assert told(models) == ((A.version, B.version), [A.version])
     broken = tuple(msgspec.structs.replace(version, sha256="1" * 64) for version in good.challengers)
     models.announced(encode(msgspec.structs.replace(good, revision=22, challengers=broken)), wait=True)
     assert told(models) == ((A.version,), [B.version])
@@ -116,7 +117,7 @@ def test_what_was_refused_is_tried_again_when_announced_again(registry: Registry
     (file,) = Path(registry.url).rglob("*.onnx")
     away = file.rename(file.with_suffix(".away"))
     models.announced(good, wait=True)
-    assert told(models) == (None, [A.version])
+    assert told(models) == ((None,), [A.version])
     away.rename(file)
     models.announced(good, wait=True)
     assert told(models) == ((A.version,), [])
@@ -376,6 +377,8 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
 
     outputs, waiting, timer = process(b"", (frames.MAIN, decision), (frames.SIDE, bad))
     assert ([tag for tag, _ in outputs], timer) == ([frames.DEADLETTER], 60 * DAY)
+    _, waited, timer = process(frames.WAITING + decision, (frames.SIDE, bad))
+    assert (waited, timer) == (waiting, 60 * DAY), "what is no outcome ends the wait for one"
     for state in (waiting, frames.WAITING + decision):  # as Python left it, and as it is where Python was not called
         outputs, due, timer = process(state, (frames.SIDE, good), (frames.MAIN, decision))
         assert (outputs, timer) == ([], 51 * DAY)
@@ -432,3 +435,21 @@ def test_a_feature_more_or_less(registry: Registry) -> None:
         strange = frames.row(60 * DAY, b"", _pack(Taught("e2", 60 * DAY, True, False, "", unknown)))
         with pytest.raises(ModelRejected, match=r"layout 7.*deploy the definition"):
             teach(after, [strange])
+
+
+def test_a_champion_that_cannot_be_scored_decides_no_contest(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People's champion reads a feature that is gone: nobody can be compared with it, and nothing is promoted."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    operator = opened(small(promotion=rules.promotion(labels=500)), registry)
+    teach(operator, rows(300, 1.0))
+    theirs = linear("small", {"value": 0.5, "gone": 1.0})
+    registry.register("small", theirs, by="ann")
+    registry.promote("small", theirs.version, by="ann")
+    again = opened(small(promotion=rules.promotion(labels=500)), registry)
+    again.restore(operator.snapshot(b""))
+    teach(again, [])
+    assert again._teacher.lineup.champion == OWN.version
+    _, signals = teach(again, rows(2000, 4.0, first=22, seed=3))
+    assert "promote" in {kind for kind, _ in signals}

@@ -1,5 +1,6 @@
 """What an author gets wrong is refused where it is written, with a message that would have let them write it right."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from schemas.errors import DefinitionError
 from schemas.fraud import FraudOutcome, Transaction
 from streaming.learning import learning
 from streaming.plan import Plan, check_model, derive_columns, plan
+from streaming.replay import Replay
 from streaming.workload import Workload, derive, enrich
 from streaming.workloads import load
 
@@ -223,3 +225,23 @@ def test_a_derived_feature_hides_the_hour_from_then_on() -> None:
     of = plan(workload(features=(CARD, expressions)))
     columns = derive_columns(of, np.array([3_600_000 * 5]), np.ones((1, len(of.names))))
     assert columns[0, -3:].tolist() == [5.0, 35.0, 35.0]
+
+
+class Maybe(Transaction, frozen=True, gc=False):
+    """A transaction that may lack its tip."""
+
+    tip: float | None = None
+
+
+def test_a_score_of_what_is_missing_is_degraded() -> None:
+    """A model that has no answer to a missing value takes the highest action, as if it were sure."""
+    chosen = workload(
+        event=Maybe, model=linear("small", {"tip": 0.1}),
+        policy=thresholds(review=0.2, decline=0.9, degraded="review"),
+    )  # fmt: skip
+    event = {"id": "a", "at": 1, "card": "c", "terminal": "t", "amount": 1.0}
+    events = [json.dumps(event | more).encode() for more in ({"tip": 50.0}, {"id": "b"})]
+    (step,) = Replay(plan(chosen), 10**12).run(events, ())
+    said = [json.loads(value or b"") for value in step.decided.values]
+    assert [(one["action"], one["degraded"]) for one in said] == [("decline", False), ("review", True)]
+    assert step.decided.degraded == 1

@@ -1,0 +1,89 @@
+"""Models as they are announced on `millrace.models`: a running job tries them beside its batches, and takes them up
+between two of them. What is refused takes nothing from what serves.
+"""
+
+import threading
+
+from models.admission import admit
+from models.onnx import Session
+from models.registry import fetch
+from schemas import frames
+from schemas.errors import ModelRejected
+from schemas.models import Announcement, decode
+from schemas.time import duration
+from streaming.plan import Plan
+from streaming.signals import Signal, encode_signal
+
+
+class Models:
+    """The models of a stage as they are announced: fetched and tried in a thread, taken up between two batches."""
+
+    def __init__(self, plan: Plan, name: str):
+        self._plan, self._name = plan, name
+        self._budget = float(duration(plan.workload.budget))
+        self._sessions: dict[str, Session] = {}
+        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._ready: tuple[Session | None, tuple[Session, ...]] | None = None
+        self._champion: Session | None = None
+        self._signals: list[Signal] = []
+        self._waiting: list[Announcement] = []
+        self._revision = self._taken = -1
+
+    def announced(self, value: bytes, wait: bool) -> None:
+        """Take up an announcement; with `wait`, before this returns: there is no batch to hold up yet."""
+        try:
+            found = decode(value)
+        except ModelRejected as error:
+            self.refused(0, "announcement", error)
+            return
+        if found.workload != self._name or found.revision <= self._revision:
+            return
+        self._revision = found.revision
+        self._waiting.append(found)
+        thread = threading.Thread(target=self._load, daemon=True, name="millrace-models")
+        thread.start()
+        if wait:
+            thread.join()
+
+    def _load(self) -> None:
+        with self._loading:  # one at a time, the newest first; an older one that is good counts where that is refused
+            announced = self._waiting.pop()
+            if announced.revision >= self._taken:
+                self._try(announced)
+
+    def _try(self, announced: Announcement) -> None:
+        loaded: dict[str, Session] = {}
+        good = True
+        for version in (announced.champion, *announced.challengers):
+            if version is None:
+                continue
+            kept = self._sessions.get(version.version)
+            try:
+                if kept is None or kept.artifact.sha256 != version.sha256:
+                    kept = admit(fetch(version), features=self._plan.names, budget_ms=self._budget)
+                loaded[version.version] = kept
+            except Exception as error:  # of any kind: nobody waits for this thread
+                self.refused(announced.at, version.version, error)
+                self._revision = min(self._revision, announced.revision - 1)  # it may be mended, and announced again
+                good = good and version is not announced.champion
+        champion = loaded[announced.champion.version] if announced.champion and good else None
+        champion = champion if good else self._champion  # what serves stays
+        beside = tuple(loaded[c.version] for c in announced.challengers if c.version in loaded)
+        with self._lock:
+            self._taken = announced.revision if good else self._taken
+            self._champion, self._sessions, self._ready = champion, loaded, (champion, beside)
+
+    def refused(self, at: int, model: str, error: Exception) -> None:
+        """Note that a model cannot be used."""
+        with self._lock:
+            self._signals.append(Signal("refused", self._name, at, {"model": model, "reason": str(error)}))
+
+    def take(self) -> tuple[tuple[Session | None, tuple[Session, ...]] | None, list[bytes]]:
+        """New models that are ready, once, and signals for the topic."""
+        if self._ready is None and not self._signals:
+            return None, []
+        with self._lock:
+            ready, self._ready = self._ready, None
+            signals, self._signals = self._signals, []
+        key = self._name.encode()
+        return ready, [frames.sink(key, encode_signal(signal)) for signal in signals]
