@@ -83,7 +83,7 @@ class State:
         try:
             self.entries = msgspec.json.decode(self.file.read_bytes(), type=dict[str, Entry])
             for name, entry in self.entries.items():
-                if len(entry.ports) != _kind(name).ports:
+                if len(entry.ports) < _kind(name).ports:
                     raise ValueError(f"found ports {entry.ports} of {name}, expected {_kind(name).ports}")
         except FileNotFoundError:
             return

@@ -3,7 +3,7 @@
 Features as served are public on the examples topic, from when the outcome of a decision is known.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -47,6 +47,19 @@ def find(brokers: str, topic: str, field: str, id: str, advance: Callable[[int],
     return found
 
 
+def newest(decided: Sequence[Found], examples: Sequence[Found]) -> tuple[Found, Found | None]:
+    """The newest decision and the example that was made of it: where an event was decided anew, with `deploy --fresh`,
+    the one of that score; any where none is, and None where there is none."""
+    from models.policy import DIGITS
+
+    decision = decided[-1]
+    for example in reversed(examples):
+        score = example["scores"].get(decision["model"])
+        if score is not None and round(score, DIGITS) == decision.get("score"):
+            return decision, example
+    return decision, examples[-1] if examples else None
+
+
 def again(workload: "Workload", decision: Found, features: Found, url: str | None) -> Found:
     """The score of `features` by the model that decided, whether it is the one that was served, and what each added."""
     from models.native import Native
@@ -86,13 +99,13 @@ def explain_command(workload: Name, id: Id, url: Url = None, set: Set = None, as
         examples = find(brokers, topics.examples, "event", id, lambda count: bar.advance(task, count))
     if not decided:
         raise DefinitionError(f"found no decision {id!r} on {topics.decisions}; `millrace tail {workload}` shows ids")
-    decision, when = decided[0]
-    result: Found = {"decision": decision, "ages": {"written_ms": when - decision["at"]}, "repeats": len(decided) - 1}
-    if not examples:
+    decision, example = newest([value for value, _ in decided], [value for value, _ in examples])
+    when, repeats = decided[-1][1], sum(value == decision for value, _ in decided) - 1
+    result: Found = {"decision": decision, "ages": {"written_ms": when - decision["at"]}, "repeats": repeats}
+    if example is None:
         why = "its outcome is not known yet" if definition.learning else "this declaration has no learning"
         result["missing"] = f"features are published with the example, on {topics.examples}; there is none: {why}"
     else:
-        example, _ = examples[0]
         result["ages"] |= {"label_ms": example["label_at"] - example["at"]}
         result |= {name: example[name] for name in ("label", "presumed", "features", "scores")}
         try:

@@ -10,7 +10,7 @@ import pytest
 from models import linear, native
 from models.registry import Registry
 from schemas.errors import DefinitionError
-from streaming.commands.explain import Found, _told, again
+from streaming.commands.explain import Found, _told, again, newest
 from streaming.plan import plan
 from streaming.replay import Replay
 from streaming.workload import Workload
@@ -62,6 +62,16 @@ def test_the_served_score_is_found_again(tmp_path: Path) -> None:
         again(replace(own, model=artifact), decision | {"model": artifact.version}, features | {"value": None}, None)
     with pytest.raises(DefinitionError, match="no version"):
         again(own, decision | {"model": "reference-000000000000"}, features, str(tmp_path))
+
+
+def test_what_was_decided_anew_is_explained_by_its_own_example() -> None:
+    """After `deploy --fresh` a decision is explained by the features of another, and said to have been a failure's."""
+    old, new = {"model": "a-1", "score": 0.25}, {"model": "b-2", "score": 0.5}
+    examples: list[Found] = [{"scores": {"a-1": 0.25, "b-2": 0.75}}, {"scores": {"b-2": 0.5}}, {"scores": {"b-2": 0.9}}]
+    assert newest([old, new, new], examples) == (new, examples[1])
+    assert newest([new, old], examples) == (old, examples[0])
+    assert newest([old, new], examples[:1]) == (new, examples[0])
+    assert newest([old], []) == (old, None)
 
 
 def test_a_score_of_a_stage_is_its_column() -> None:
