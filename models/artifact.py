@@ -147,14 +147,18 @@ def pack(
     recipe: Mapping[str, object] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Artifact:
-    """An artifact with the medians of `rows` float32[n, f] as baseline and golden rows picked from them.
+    """An artifact with the medians of `rows` float32[n, f] as baseline and golden rows picked from them; the names of
+    its features are in its bytes, so that the same sums of other columns are another version.
 
     `scores` float64[n] come from the trained model itself, not from ONNX Runtime. Picked are rows spread
     evenly over the order of the scores, the lowest and the highest among them.
     """
+    from models import graph  # brings onnx, which commands that only read a workload can do without
+
     order = np.argsort(scores, kind="stable")
     spread = np.linspace(0, len(order) - 1, min(GOLDEN, len(order)))
     picked = order[np.unique(spread.round().astype(np.int64))]
     baseline = tuple(np.median(rows, axis=0).astype(np.float64).tolist())
     golden, expected = rows[picked], scores[picked]
-    return Artifact(name, onnx, features, baseline, golden, expected, recipe or {}, metrics or {})
+    named = graph.named(onnx, features)
+    return Artifact(name, named, features, baseline, golden, expected, recipe or {}, metrics or {})

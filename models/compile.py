@@ -125,7 +125,7 @@ def checked(
 
     Golden rows and baseline come from the same rows. Raises ModelRejected where the scores differ.
     """
-    artifact = pack(name, graph.named(onnx, inputs), inputs, rows, scores, recipe=recipe)
+    artifact = pack(name, onnx, inputs, rows, scores, recipe=recipe)
     off = np.abs(Session(artifact).score(rows) - scores)
     worst = int(np.argmax(off))
     if not off[worst] <= TOLERANCE:

@@ -81,8 +81,7 @@ def logistic(weights: NDArray[np.float64], bias: float) -> bytes:
 
 
 def named(data: bytes, features: Sequence[str]) -> bytes:
-    """The same model with the names of its columns in it: one that reads others has other bytes, and so another
-    version."""
+    """The same model with the names of its columns in it."""
     proto = onnx.load_from_string(data)
     helper.set_model_props(proto, {"features": "\n".join(features)})
     return bytes(proto.SerializeToString(deterministic=True))

@@ -31,7 +31,7 @@ def linear(
     raw = rows.astype(np.float64) @ w32 + b32
     scores = np.exp(-np.logaddexp(0.0, -raw))
     recipe = {"how": "models.linear.linear", "weights": dict(weights), "bias": bias}
-    made = pack(name, graph.named(graph.logistic(w, bias), [*weights]), tuple(weights), rows, scores, recipe=recipe)
+    made = pack(name, graph.logistic(w, bias), tuple(weights), rows, scores, recipe=recipe)
     return Artifact(name, made.onnx, made.features, tuple(usual.tolist()), made.golden, made.expected, recipe)
 
 

@@ -15,7 +15,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -180,6 +180,10 @@ class Registry:
             return entry
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ModelRejected(f"{self.url}/{folder}/manifest.json: {error}; register the model again") from error
+
+    def lacking(self, workload: str, version: str, names: Collection[str]) -> list[str]:
+        """What a version reads beside the features `names`: where those are all that there are, it cannot be scored."""
+        return [name for name in self.entry(workload, version).features if name not in names]
 
     def get(self, workload: str, version: str) -> Artifact:
         """The artifact of a version, its bytes verified."""

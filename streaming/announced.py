@@ -66,8 +66,9 @@ class Models:
                 self.refused(announced.at, version.version, error)
                 self._revision = min(self._revision, announced.revision - 1)  # it may be mended, and announced again
                 good = good and version is not announced.champion
-        champion = loaded[announced.champion.version] if announced.champion and good else None
-        champion = champion if good else self._champion  # what serves stays
+        champion = self._champion  # stays where the announced one is refused
+        if good:
+            champion = loaded[announced.champion.version] if announced.champion else None
         beside = tuple(loaded[c.version] for c in announced.challengers if c.version in loaded)
         with self._lock:
             self._taken = announced.revision if good else self._taken

@@ -17,7 +17,7 @@ from models.registry import Registry, announcement
 from models.snapshot import pack, unpack
 from operators.examples import Due, ExampleJoin
 from schemas import frames
-from schemas.errors import MillraceError
+from schemas.errors import DefinitionError, MillraceError, ModelRejected
 from schemas.models import encode
 from schemas.topics import Topics
 from streaming.arrivals import Arrivals
@@ -113,20 +113,16 @@ class ExampleOperator:
             if port == frames.TIMER:
                 states[slot], due, what = self._join.due(states[slot], frames.time(records[i]))
                 when = self._join.ends(states[slot])  # None, but where the horizon is longer than it was
-                timer[slot] = timer[slot] if when is None else when
                 if due is not None:
                     outputs += self._example(request.keys[slot].decode(), due)
             elif port == frames.MAIN:
                 states[slot], when, what = self._decision(states[slot], records[i])
-                timer[slot] = timer[slot] if when is None else when
             elif i in truths:
                 _, at, label, source = truths[i]
                 states[slot], when, what = self._join.outcome(states[slot], at, label, source)
-                timer[slot] = timer[slot] if when is None else when
             else:  # what is no outcome took the record out of those that wait
-                when = self._join.ends(states[slot])
-                timer[slot] = timer[slot] if when is None else when
-                continue
+                when, what = self._join.ends(states[slot]), ""
+            timer[slot] = timer[slot] if when is None else when
             counts[what] += 1
         del counts["waiting"]  # most do so without a call: they were counted when they were served
         self._loop.joined(counts)
@@ -277,9 +273,11 @@ class LearnOperator:
         return told + self._teacher.challenge(found.challengers, found.at)
 
     def _fits(self, version: str) -> bool:
-        """Whether there is every feature that a registered version reads: no other is scored by the job."""
-        entries = {entry.version: entry.features for entry in self._registry.versions(self._name)}
-        return set(entries.get(version, ())) <= {*self._layouts.names}
+        """Whether there is every feature that a version reads: no other is scored by the job."""
+        try:
+            return not self._registry.lacking(self._name, version, self._layouts.names)
+        except (DefinitionError, ModelRejected):  # it is not registered, as the definition's, or damaged
+            return True
 
     def _announce(self, at: int) -> bytes:
         """Register new versions, move the aliases as the verdicts say, and tell everyone."""

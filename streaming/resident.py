@@ -146,7 +146,7 @@ class JoinOperator(_Operator):
         super().__init__(plan, topics, serving)
         self._intake = Intake(plan)
         self._joiner = Joiner(plan)
-        self._layouts = [layouts.number(_told(plan, stage)) for stage in plan.labelled]
+        self._layouts = [layouts.number(stage.features.inputs) for stage in plan.labelled]
         self._outcome_intake = OutcomeIntake(plan)
 
     def process(self, buffer: bytes) -> bytes:
@@ -196,11 +196,6 @@ class JoinOperator(_Operator):
         return self._joiner.outcomes(outcomes, states, request.slot[rows[kept]].tolist())
 
 
-def _told(plan: Plan, stage: Stage) -> list[str]:
-    """Which numbers of its event a label tells `stage`."""
-    return [plan.workload.numbers[column] for column in stage.columns]
-
-
 def _label_rows(labels: Sequence[Label], stage: Stage, text: int, layout: int) -> list[bytes]:
     """Row frames of labels for `stage`, whose key is text number `text` of a label, and whose numbers are of `layout`:
     they wait for the next event, which may be one of another definition."""
@@ -233,7 +228,7 @@ class FeatureOperator(_Operator):
         self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
         self._again = again
         self._loop, self._layout = Loop(plan.workload.name), layouts.number(plan.names)
-        self._told = layouts.Layouts(_told(plan, stage))
+        self._told = layouts.Layouts(stage.features.inputs)
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1

@@ -88,12 +88,14 @@ def deploy_command(
     Example: millrace deploy fraud --parallelism 2 --set review=0.4
     """
     from streaming import jobs
+    from streaming.commands.models import announce, registry
     from streaming.workloads import refer
 
     settings, services_ = services(flink, parallelism)
     deployment = jobs.deployment(refer(workload, options.overrides(set)), services_, settings)
     before, now = jobs.overrides(deployment.name, settings), deployment.reference.set
-    _announce(deployment, services_, settings)
+    if deployment.plan.workload.learning is not None:  # it may have changed while no broker was there to hear of it
+        announce(registry(None), deployment.name)
     with options.err.status(f"deploying {deployment.name}"):
         deployed = jobs.deploy(deployment, services_, settings, fresh)
     result = {"job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink}
@@ -106,16 +108,6 @@ def deploy_command(
     options.show(result, as_json, text)
 
 
-def _announce(deployment: "Deployment", services: "Stack", settings: "Settings") -> None:
-    """Tell the job to come what the registry says, which may have changed while no broker was there to hear of it."""
-    from models.registry import Registry, announcement
-    from streaming.commands.models import publish
-
-    registry = Registry(str(settings.home / "models"))
-    if deployment.plan.workload.learning is not None and registry.aliases(deployment.name).revision:
-        publish(services.kafka, announcement(registry, deployment.name))
-
-
 def _decides(deployment: "Deployment", settings: "Settings") -> str:
     """Who decides where that is not the model of the definition, in words."""
     from models.registry import Registry
@@ -124,7 +116,10 @@ def _decides(deployment: "Deployment", settings: "Settings") -> str:
     own, champion = workload.model.version, registry.aliases(deployment.name).champion
     if workload.learning is None or champion in (None, own):
         return ""
-    lost = [name for name in registry.entry(deployment.name, champion).features if name not in deployment.plan.names]
+    try:
+        lost = registry.lacking(deployment.name, champion, deployment.plan.names)
+    except MillraceError as error:  # the job, which runs, refuses it too
+        return f"{own} decides: {error}\n"
     if lost:
         return f"{own} decides: {champion}, champion of the registry, reads {lost[0]!r}, which no feature provides\n"
     return f"{champion} decides, the champion of the registry; the model of the definition is {own}\n"

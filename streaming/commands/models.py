@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from schemas import models as records
-from schemas.errors import DefinitionError, Unavailable
+from schemas.errors import DefinitionError, MillraceError
 from schemas.time import duration
 from schemas.topics import MODELS
 from streaming import kafka, settings, stack
@@ -62,13 +62,13 @@ def publish(brokers: str, announcement: records.Announcement) -> None:
 
 
 def announce(registry: "Registry", workload: str) -> bool:
-    """Tell running jobs what `registry` says about `workload`; False, with a note, where no broker is up."""
+    """Tell running jobs what `registry` says about `workload`; False, with a note, where nobody can be told."""
     from models.registry import announcement
 
     chosen = settings.read()
     try:
         publish(chosen.kafka or stack.stack(chosen).kafka, announcement(registry, workload))
-    except Unavailable as error:
+    except MillraceError as error:
         note = f"not announced: {error}; then `millrace models {workload} --announce` (or its file)"
         options.err.print(note, highlight=False, markup=False, soft_wrap=True)
         return False

@@ -162,7 +162,7 @@ public final class Deploy {
       marks = marks.withWatermarkAlignment(job.name(), Duration.ofMillis(job.driftMs()), Duration.ofMillis(100));
     }
     CatchUp source = new CatchUp(kafka(input, start), targets);
-    int readers = Math.min(environment.getParallelism(), Math.max(targets.length, 1));
+    int readers = Math.min(environment.getParallelism(), targets.length);
     return environment.fromSource(source, marks, input.topic(), BYTES).uid(input.topic()).setParallelism(readers);
   }
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import boosting, graph
+from models.artifact import pack
 from models.boosting import DAY, Boosting
 from models.linear import linear
 from models.onnx import Session
@@ -130,5 +131,7 @@ def test_linear_is_the_logistic_function() -> None:
     rows = np.array([[100, 1], [0, 0], [1e4, 0], [-1e4, 3]], np.float32)
     raw = rows[:, 0] * 0.02 - 1.5 * rows[:, 1] + 0.3
     np.testing.assert_allclose(Session(a).score(rows), 1 / (1 + np.exp(-raw.astype(float))), atol=1e-6)
+    same = [pack("x", a.onnx, names, a.golden, a.expected) for names in (("a", "b"), ("a", "c"))]
+    assert same[0].version != same[1].version
     other = linear("first", {"price": 0.02, "count": -1.5}, 0.3, baseline={"price": 50.0})
     assert other.version != a.version, "the registry takes models of other columns for one"

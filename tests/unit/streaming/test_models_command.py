@@ -13,6 +13,7 @@ from models.linear import linear
 from models.registry import Registry
 from schemas.errors import DefinitionError, ModelRejected
 from streaming import cli
+from streaming.commands import models
 from streaming.workloads import load
 
 DAY = 86_400_000
@@ -73,6 +74,16 @@ def test_from_examples_to_champion_and_back(run: Run, examples: Path, tmp_path: 
     assert f"rolled back {version}" in str(told)
     assert own in str(told)
     assert Registry(tmp_path / "home" / "models").history("reference")[1].why == "better"
+
+
+def test_a_damaged_registry_is_noted_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that a full disk cut keeps a workload from being deployed."""
+    chosen = Registry(tmp_path / "models")
+    chosen.register("fraud", linear("fraud", {"amount": 0.1}))
+    (aliases,) = Path(chosen.url).rglob("aliases/*.json")
+    aliases.write_bytes(b"{")
+    monkeypatch.setenv("MILLRACE_KAFKA", "127.0.0.1:1")
+    assert not models.announce(chosen, "fraud")
 
 
 def test_a_replay_that_learns_tells_what_it_learned(run: Run, tmp_path: Path) -> None:
