@@ -6,6 +6,7 @@ reads a clock, draws a random number or waits for anything; runners bring states
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple, Protocol, TypeVar
@@ -77,13 +78,15 @@ class Events(msgspec.Struct, frozen=True, eq=False):
 
 
 class Intake:
-    """Values → events and dead letters."""
+    """Values → events and dead letters; with `required`, of records that need have no other fields than these."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: Plan, required: Iterable[str] | None = None):
         workload = plan.workload
-        self._decoder = Decoder(workload.event)
-        self._fields = [(attrgetter(field.name), field) for field in workload.fields]
-        self._required = np.array([not field.optional for field in workload.fields for _ in field.columns], np.bool_)
+        self._decoder = Decoder(workload.event if required is None else workload.leniently(required))
+        fields = [field if required is None or field.name in required else replace(field, optional=True)
+                  for field in workload.fields]  # fmt: skip
+        self._fields = [(attrgetter(field.name), field) for field in fields]
+        self._required = np.array([not field.optional for field in fields for _ in field.columns], np.bool_)
         self._entities = [attrgetter(stage.entity) for stage in plan.stages]
         self._names = workload.numbers
         self._skew = duration(workload.skew)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from schemas import frames
 from schemas.errors import DefinitionError, MillraceError, Unavailable
 from schemas.time import duration
 from schemas.topics import MODELS, Topics
-from streaming import flink, kafka, resident
+from streaming import flink, kafka, resident, signals
 from streaming.flink import Input, Job, Key, Port
 from streaming.plan import Plan, check_model, plan, state_ttl
 from streaming.resident import StageSpec
@@ -174,6 +175,7 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
         _remember(settings, deployment.name, None)
     savepoint, before = newest(deployment.name, settings), overrides(deployment.name, settings)
     _complete(savepoint, _record(settings, f"{deployment.name}.from"))
+    ends = kafka.end_offsets(stack.kafka, deployment.topics.decisions)
     try:
         id = flink.submit(to_job(deployment, stack.kafka, settings, savepoint), stack.flink)
     except MillraceError as error:
@@ -188,11 +190,22 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
     _overrides(settings, deployment.name).write_text(json.dumps(deployment.reference.set))
     try:
         flink.wait_running(stack.flink, id)
+        _tell(deployment, stack.kafka, ends)
     except MillraceError:
         with suppress(MillraceError):  # the reason why it does not run is the one to tell
             flink.cancel(stack.flink, id)
         raise
     return Deployed(id, savepoint)
+
+
+def _tell(deployment: Deployment, brokers: str, ends: dict[int, int]) -> None:
+    """Signal how decisions behind `ends` wait for their outcomes: the ledger asks."""
+    rule, topics = deployment.plan.workload.learning, deployment.topics
+    share, explores = (rule.share, rule.exploration is not None) if rule else (1.0, False)
+    detail = msgspec.structs.asdict(signals.Deployed(rule is not None, share, explores, ends))
+    signal = signals.Signal("deployed", deployment.plan.workload.name, time.time_ns() // 1_000_000, detail)
+    with kafka.Producer(brokers) as producer:
+        producer.publish(topics.signals, [(signal.workload.encode(), signals.encode_signal(signal), ())])
 
 
 def newest(name: str, settings: Settings) -> str | None:
@@ -309,6 +322,21 @@ def overrides(name: str, settings: Settings) -> dict[str, str] | None:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else None
     except ValueError as error:
         raise Unavailable(f"{path} is damaged ({error}); delete it: it says with which --set {name!r} ran") from error
+
+
+def expect(name: str, settings: Settings, command: str | None) -> None:
+    """Note that job `name` should be there, and the `command` that deploys it; None: that it should not."""
+    path = _record(settings, f"{name}.runs")
+    if command is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(command)
+
+
+def expected(settings: Settings) -> dict[str, str]:
+    """The commands that deploy the jobs which should be there, by their names."""
+    found = sorted((settings.home / "jobs").glob("*.runs.json"))
+    return {path.name.removesuffix(".runs.json"): path.read_text() for path in found}
 
 
 def as_options(overrides: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from schemas.topics import Topics
 from streaming.kafka import Record
 from streaming.learning import Learning
+from streaming.signals import Deployed
 
 I64 = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -73,14 +74,19 @@ class _Example(msgspec.Struct):
     source: str
 
 
-class _Learned(msgspec.Struct):
-    detail: dict[str, msgspec.Raw]
+class _Signal(msgspec.Struct):
+    kind: str
+    detail: msgspec.Raw
 
 
 class _Counts(msgspec.Struct):
     examples: int
     capped: int
     waiting: int
+
+
+class _Evaluated(msgspec.Struct):
+    counts: _Counts
 
 
 def _id(id: str) -> bytes:
@@ -107,6 +113,7 @@ class Ledger:
         self._rows = {name: [np.empty(0, ROW)] for name in (*inputs, topics.decisions, topics.examples)}
         self._dead: dict[str, list[int]] = {topic: [] for topic in inputs}
         self._first: dict[int, int] = {}
+        self._deployed = list[Deployed]()
         self.learned = 0
         self.counts: dict[str, dict[str, int]] = {}
         self.wrong: list[CounterExample] = []
@@ -120,9 +127,7 @@ class Ledger:
             return
         if topic == self._topics.signals:
             for record in records:
-                found = msgspec.json.decode(record.value or b"", type=_Learned).detail.get("counts")
-                counts = msgspec.json.decode(found, type=_Counts) if found else _Counts(0, 0, 0)
-                self.learned = max(self.learned, counts.examples + counts.capped + counts.waiting)
+                self._hear(msgspec.json.decode(record.value or b"", type=_Signal))
             return
         rows: list[Entry] = []
         asked: list[tuple[str, str, bool]] = []
@@ -140,7 +145,20 @@ class Ledger:
                 asked.append((id, action, explored))
         self._rows[topic].append(np.array(rows, ROW))
         if self._learning is not None and topic in (self._topics.decisions, self._topics.outcomes):
-            self._rows[topic][-1]["waits"] = self._waits(self._learning, asked)
+            made = self._rows[topic][-1]
+            made["waits"] = self._waits(self._learning, asked)
+            for one in self._deployed if topic == self._topics.decisions else ():
+                ends = np.array([one.decisions.get(w, 0) for w in (made["where"] >> OFFSET).tolist()], np.int64)
+                mine = made["where"] & ((1 << OFFSET) - 1) >= ends
+                made["waits"][mine] = self._waits(one.of(self._learning), asked)[mine] & one.learns
+
+    def _hear(self, signal: _Signal) -> None:
+        """What a signal says of examples that were learned, or of how decisions wait from then on."""
+        if signal.kind == "evaluation":
+            counts = msgspec.json.decode(signal.detail, type=_Evaluated).counts
+            self.learned = max(self.learned, counts.examples + counts.capped + counts.waiting)
+        elif signal.kind == "deployed":
+            self._deployed.append(msgspec.json.decode(signal.detail, type=Deployed))
 
     def _waits(self, rule: Learning, told: list[tuple[str, str, bool]]) -> Flags:
         """Whether a decision on this id, with this action, by chance or not, waits for an outcome."""
@@ -197,6 +215,8 @@ class Ledger:
         differs = (rows["what"] != own["what"]) | (rows[by] != own[by])
         self._fault("says something else than the first record of its id", topic, rows[differs])
         name = topic.rpartition(".")[2]
+        if len(first):  # a job that begins anew says it again, and lets it wait as its definition has it
+            first["waits"] = rows["waits"][np.append(np.flatnonzero(fresh)[1:], len(rows)) - 1]
         self.counts[name] = {"records": len(rows), "ids": len(first), "repeats": len(rows) - len(first)}
         return first
 

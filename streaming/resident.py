@@ -7,29 +7,27 @@ functions of `engine` on its columns, and writes a response; both layouts are in
 import gc
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.snapshot import pack, unpack
-from operators.join import Label
-from operators.kernels.ids import hash_ids
+from operators.join import WAITING, Label
 from operators.kernels.texts import join, lines, split
 from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
 from schemas.topics import Topics
-from streaming import layouts
+from streaming import layouts, told
 from streaming.again import Again
 from streaming.announced import Models
 from streaming.apart import Apart, Told
 from streaming.arrivals import Arrivals
 from streaming.decider import Decided, Decider
-from streaming.engine import Events, Intake, Joiner, Labels, OutcomeIntake, no_labels, update
+from streaming.engine import Events, Intake, Joiner, OutcomeIntake, update
 from streaming.kernels import read_rows, write_rows, write_sinks
 from streaming.loop import ExampleOperator, LearnOperator, pending
 from streaming.observe import Loop
@@ -57,9 +55,6 @@ class StageSpec(msgspec.Struct, frozen=True):
     name: str = ""
     since: int = 0
 
-
-HEAD = 4
-"""Words of a label before its numbers: when its event was, the label, the hash of its id, the layout."""
 
 EXAMPLES, LEARN = -2, -3
 """Numbers of the stages of the learning loop, as -1 is that of the join."""
@@ -139,8 +134,13 @@ class _Operator:
         return b""
 
 
+class _Required(msgspec.Struct, tag="join/1"):
+    fields: tuple[str, ...]
+
+
 class JoinOperator(_Operator):
-    """Events and outcomes of one event id → labels for the stages that keep features of outcomes."""
+    """Events and outcomes of one event id → labels for the stages that keep features of outcomes. Between batches an
+    event waits as the record that it came as, which other definitions can read, too."""
 
     def __init__(self, plan: Plan, topics: Topics, serving: Serving):
         super().__init__(plan, topics, serving)
@@ -148,6 +148,21 @@ class JoinOperator(_Operator):
         self._joiner = Joiner(plan)
         self._layouts = [layouts.number(stage.features.inputs) for stage in plan.labelled]
         self._outcome_intake = OutcomeIntake(plan)
+        self._require(plan.workload.required)
+
+    def _require(self, fields: Iterable[str]) -> None:
+        """Read what waited where it has these fields."""
+        self._required = tuple(fields)
+        self._waited = Intake(self._plan, self._required)
+
+    def snapshot(self, _: bytes) -> bytes:
+        """What a checkpoint keeps of this object: the fields that events had to have under every definition so far."""
+        return pack(_Required(self._required))
+
+    def restore(self, snapshot: bytes) -> None:
+        """Read what waits since before this definition."""
+        before = unpack(snapshot, _Required).fields
+        self._require(name for name in self._required if name in before)
 
     def process(self, buffer: bytes) -> bytes:
         """Join one micro-batch: port 0 events, port 1 outcomes, keyed by event id."""
@@ -155,34 +170,43 @@ class JoinOperator(_Operator):
         request = frames.parse_request(buffer)
         states = request.states()
         before = states.copy()
-        self._waited(request, states)
-        labels = self._events(request, states)
+        records = dict[int, bytes]()
+        labels = self._events(request, states, records)
         outputs = _Outputs()
         labels += self._outcomes(request, states, outputs)
+        for slot, record in records.items():
+            if states[slot][:1] == WAITING:
+                states[slot] = frames.WAITING + record
         for position, stage in enumerate(self._plan.labelled):
-            outputs.add(frames.ROW + stage.index, _label_rows(labels, stage, position, self._layouts[position]))
+            outputs.add(frames.ROW + stage.index, told.write(labels, stage, position, self._layouts[position]))
         changed = [after if after is not state else None for after, state in zip(states, before, strict=True)]
         length = np.fromiter((-1 if state is None else len(state) for state in changed), np.int32, len(changed))
         self._serving.batch(len(request.slot), time.perf_counter() - began)
         return outputs.response(length, b"".join(state for state in changed if state is not None))
 
-    def _waited(self, request: Request, states: list[bytes]) -> None:
-        """Join the events that waited as the records that they came as."""
-        slots = np.array([i for i, state in enumerate(states) if state[:1] == frames.WAITING], np.int64)
+    def _events(self, request: Request, states: list[bytes], records: dict[int, bytes]) -> list[Label]:
+        """Join the events that waited, then those that came; `records` gets the record of each, by its slot."""
+        slots = np.array([i for i, state in enumerate(states) if state[:1] == frames.WAITING], np.int32)
         for slot in slots.tolist():
             states[slot] = b""
-        self._join(request, request.state_start()[slots] + 1, slots, states)
+        start, rows = request.state_start()[slots], np.flatnonzero(request.port == frames.MAIN)
+        waited = np.stack((start + 1, start + request.state_length[slots]))
+        came = np.stack((request.start[rows], request.end[rows]))
+        labels = self._join(self._waited, request, waited, slots, states, records)
+        return labels + self._join(self._intake, request, came, request.slot[rows], states, records)
 
-    def _events(self, request: Request, states: list[bytes]) -> list[Label]:
-        rows = np.flatnonzero(request.port == frames.MAIN)
-        return self._join(request, request.start[rows], request.slot[rows], states)
-
-    def _join(self, request: Request, start: I64, slots: NDArray[np.integer[Any]], states: list[bytes]) -> list[Label]:
-        if not len(start):
+    def _join(
+        self, intake: Intake, request: Request, bounds: I64, slots: NDArray[np.int32], states: list[bytes],
+        records: dict[int, bytes],
+    ) -> list[Label]:  # fmt: skip
+        if not len(slots):
             return []
-        arrivals = Arrivals(request, start, self._topics.events)
-        events, _ = self._intake(arrivals.values, arrivals.arrived)  # the first feature stage reports its dead letters
-        return self._joiner.events(events, states, slots[events.index].tolist())
+        arrivals = Arrivals(request, bounds[0], self._topics.events)
+        events, _ = intake(arrivals.values, arrivals.arrived)  # the first feature stage reports its dead letters
+        of = slots[events.index].tolist()
+        for slot, (start, end) in zip(of, bounds.T[events.index].tolist(), strict=True):
+            records.setdefault(slot, request.buffer[start:end])
+        return self._joiner.events(events, states, of)
 
     def _outcomes(self, request: Request, states: list[bytes], outputs: _Outputs) -> list[Label]:
         rows = np.flatnonzero(request.port == frames.SIDE)
@@ -194,21 +218,6 @@ class JoinOperator(_Operator):
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
         self._serving.dead(dead)
         return self._joiner.outcomes(outcomes, states, request.slot[rows[kept]].tolist())
-
-
-def _label_rows(labels: Sequence[Label], stage: Stage, text: int, layout: int) -> list[bytes]:
-    """Row frames of labels for `stage`, whose key is text number `text` of a label, and whose numbers are of `layout`:
-    they wait for the next event, which may be one of another definition."""
-    if not labels:
-        return []
-    words = np.empty((len(labels), HEAD + len(stage.columns)))
-    words[:, 0] = np.fromiter((label.origin for label in labels), np.int64, len(labels)).view(np.float64)
-    words[:, 1] = [label.label for label in labels]
-    words[:, 2] = hash_ids([label.id for label in labels]).view(np.float64)
-    words[:, 3] = layout
-    words[:, HEAD:] = [[label.numbers[c] for c in stage.columns] for label in labels]
-    blob, size = words.tobytes(), words.shape[1] * 8
-    return [frames.row(label.at, label.texts[text], blob[i * size : (i + 1) * size]) for i, label in enumerate(labels)]
 
 
 class _Kept(msgspec.Struct, tag="features/1"):
@@ -247,8 +256,9 @@ class FeatureOperator(_Operator):
         beside = self._stage.features.labelled and bool(request.port.any())
         rows = (request.port == frames.MAIN).nonzero()[0] if beside else np.arange(len(request.port))
         events, slot = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
-        labels, told = self._labels(request) if beside else (no_labels(len(self._stage.columns)), request.slot[:0])
-        both = np.concatenate((told, slot)) if len(told) else slot
+        aside = np.flatnonzero(request.port == frames.SIDE) if beside else rows[:0]
+        labels = told.read(request, aside, self._stage, self._told)
+        both = np.concatenate((request.slot[aside], slot)) if beside else slot
         events, fresh = update(self._stage, self._table.fold, both, events, labels)
         self._serving.publish(self._stage, events, slot[fresh], self._table.keys)
         self._take(outputs)
@@ -301,20 +311,6 @@ class FeatureOperator(_Operator):
             np.ascontiguousarray(words[:, 0]).view(np.int64), np.ascontiguousarray(words[:, -1]).view(np.uint64),
             np.ascontiguousarray(words[:, 1 : 1 + numbers]), features,
         ), slot  # fmt: skip
-
-    def _labels(self, request: Request) -> tuple[Labels, NDArray[np.int32]]:
-        rows = np.flatnonzero(request.port == frames.SIDE)
-        buffer, start = np.frombuffer(request.buffer, np.uint8), request.start[rows]
-        words = start + 12 + _words(buffer, start + 8, 1, np.int32)[:, 0]
-        width, head = (request.end[rows] - words) // 8 - HEAD, _words(buffer, words, HEAD, np.float64)
-        numbers = np.empty((len(rows), len(self._stage.columns)))
-        for layout in np.unique(head[:, 3]).tolist():
-            mine = np.flatnonzero(head[:, 3] == layout)
-            known = _words(buffer, words[mine] + 8 * HEAD, int(width[mine[0]]), np.float64)
-            numbers[mine] = self._told.today(int(layout), known)
-        origin, label, hash = (np.ascontiguousarray(head[:, i]) for i in range(3))
-        at = _words(buffer, start, 1, np.int64)[:, 0]
-        return Labels(at, origin.view(np.int64), label, hash.view(np.uint64), numbers), request.slot[rows]
 
     def _emit(self, events: Events, outputs: _Outputs) -> None:
         """Rows for the next stage, or decisions."""
@@ -375,9 +371,3 @@ class FeatureOperator(_Operator):
         joined = join([*events.entities[following], *events.ids, *chain.from_iterable(carried)])
         written = write_rows(events.at.view(np.uint8), words.reshape(-1).view(np.uint8), *joined)
         outputs.put(frames.ROW + following, *written)
-
-
-def _words(buffer: NDArray[np.uint8], where: I64, count: int, kind: type[np.generic]) -> NDArray[Any]:
-    """`count` numbers of a `kind` at each of the places i64[k], [k, count]."""
-    size = count * np.dtype(kind).itemsize
-    return buffer[where[:, None] + np.arange(size)].view(kind).reshape(len(where), count)

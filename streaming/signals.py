@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+
+from models.exploration import Exploration
+from streaming.learning import Learning
 
 
 class Signal(msgspec.Struct, frozen=True):
@@ -14,6 +18,21 @@ class Signal(msgspec.Struct, frozen=True):
     workload: str
     at: int
     detail: dict[str, object]
+
+
+class Deployed(msgspec.Struct, frozen=True):
+    """The detail of a `deployed` signal: whether the job learns, which share of its decisions without an alert waits,
+    whether chance decides some of those with the last action; where decisions ended before it, by partition."""
+
+    learns: bool
+    share: float
+    explores: bool
+    decisions: dict[int, int]
+
+    def of(self, rule: Learning) -> Learning:
+        """`rule` with this share, and with exploration or without."""
+        chance = rule.exploration or Exploration(1.0, "", "")
+        return replace(rule, share=self.share, exploration=chance if self.explores else None)
 
 
 encode_signal = msgspec.json.Encoder(enc_hook=float).encode

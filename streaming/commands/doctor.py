@@ -134,19 +134,26 @@ LATELY = 60_000
 
 
 def _jobs(chosen: Settings) -> Iterator[Finding]:
-    """Jobs that fail again and again, and those that don't."""
+    """Jobs that fail again and again, those that don't, and those that ended with their JobManager."""
     found = next((part.address for part in stack.status(chosen) if part.name == "jobmanager" and part.healthy), None)
     if found is None:
         return
     address = (chosen.flink or f"http://{found}").rstrip("/")
+    from streaming import jobs  # with all that it needs
+
+    lost = jobs.expected(chosen)
     for job in flink.jobs(address):
         if job.state not in flink.TERMINAL:
+            lost.pop(job.name, None)
             lately = flink.failures(address, job.id, time.time_ns() // 1_000_000 - LATELY)
             ours = [entry for entry in lately if "PythonException" in entry["stacktrace"]]  # else a part had died
             fails = job.state == "RESTARTING" or len(ours) >= flink.HOPELESS
             why = f": {flink.failure(address, job.id)}" if fails else ""
             mend = f"millrace stop {job.name} --cancel, then mend it and deploy it again"
             yield Finding(f"job {job.name}", not why, f"{job.state}{why}", mend)
+    for name, command in lost.items():
+        found = "was deployed and not stopped, and the cluster knows it no more; it goes on from its last checkpoint"
+        yield Finding(f"job {name}", False, found, command)
 
 
 def _devices(chosen: Settings) -> Iterator[Finding]:

@@ -98,6 +98,10 @@ def deploy_command(
         announce(registry(None), deployment.name)
     with options.err.status(f"deploying {deployment.name}"):
         deployed = jobs.deploy(deployment, services_, settings, fresh)
+    if flink is None:
+        wide = f" --parallelism {parallelism}" if parallelism else ""
+        again = f"millrace deploy {workload} {jobs.as_options(now) if now else ''}".rstrip() + wide
+        jobs.expect(deployment.name, settings, again)
     result = {"job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink}
     origin = f"from savepoint {deployed.savepoint}" if deployed.savepoint else "from the oldest event"
     text = f"{deployment.name} runs {origin}; job {deployed.id}, {services_.flink}\n"
@@ -144,6 +148,7 @@ def stop_command(
     settings, services_ = services(flink)
     runs = not workload.endswith(".py") and jobs.running(services_.flink, workload) is not None
     name = workload if runs else load(workload).name  # a job of somebody's file has a name, too
+    jobs.expect(name, settings, None)
     with options.err.status(f"stopping {name}"):
         ended = jobs.cancel if cancel else partial(jobs.stop, folder=savepoints)
         savepoint = ended(name, services_, settings)

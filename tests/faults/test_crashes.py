@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from streaming import kafka, stack
+from streaming import jobs, kafka, stack
+from streaming.commands.doctor import _jobs
 from tests.world import Data, World, wait
 
 pytestmark = pytest.mark.services
@@ -60,15 +61,20 @@ def test_broker(world: Make, data: Data) -> None:
 
 
 def test_jobmanager(world: Make, data: Data) -> None:
-    """If this fails, a job that died with its JobManager starts over, or forgets what it knew."""
+    """If this fails, a job that died with its JobManager starts over, forgets what it knew, or is not missed."""
     job = world()
     half = len(data.events) // 2
     job.publish(data.events[:half], data.outcomes)
     job.deploy()
     job.reach(half // 2)
     wait(lambda: job.checkpoints() > 0, 30.0, "a checkpoint to go on from")
+    jobs.expect(job.name, job.settings, "millrace deploy this")
+    assert all(finding.well for finding in _jobs(job.settings))
     job.kill("jobmanager")
     job.mend()
+    assert [finding.mend for finding in _jobs(job.settings) if not finding.well] == ["millrace deploy this"]
+    jobs.expect(job.name, job.settings, None)
+    assert all(finding.well for finding in _jobs(job.settings))
     job.publish(data.events[half:])
     deployed = job.deploy()
     assert deployed.savepoint is not None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from schemas.topics import Topics
 from streaming.kafka import Record
 from streaming.learning import learning
 from streaming.ledger import LOST, UNTAUGHT, Ledger, together
+from streaming.signals import Deployed, Signal, encode_signal
 
 TOPICS = Topics("small")
 DAY = 86_400_000
@@ -182,6 +184,39 @@ def test_what_never_waited_is_told_from_what_was_lost() -> None:
     assert (counts["learned"], counts["unsampled"], counts["lost"]) == (len(taught), len(ids) - len(taught) + 1, 2)
     lost = [list(said).index(id) for id in (taught[0], "chance")]
     assert {(one.kind, one.offset) for one in ledger.wrong} == {(UNTAUGHT, offset) for offset in lost}
+
+
+def deployed(share: float | None, explores: bool, end: int) -> bytes:
+    """The signal of a deployment whose decisions begin at `end`; a share of None: it does not learn."""
+    detail = Deployed(share is not None, share or 1.0, explores, {0: end})
+    return encode_signal(Signal("deployed", "small", 1, msgspec.structs.asdict(detail)))
+
+
+def test_decisions_wait_as_they_were_deployed() -> None:
+    """After another definition is deployed, what was decided before counts as lost, or a loss of then as right."""
+    rule = learning(horizon="10d", presume=False, share=0.5)
+    ids = [f"e{i}" for i in range(40)]
+    waits = dict(zip(ids, by_chance(ids, 0.5, "examples").tolist(), strict=True))
+    out = next(id for id in ids[20:30] if not waits[id])  # first without learning, then none waits, half, each of them
+    said = [*ids[:10], *ids[:30], "declined", *ids[30:]]
+    actions = {"declined": "decline"}
+    last = {"last": 3 * DAY}
+    topics = {
+        TOPICS.signals: records([
+            deployed(None, False, 0), deployed(1.0, False, 10), deployed(0.5, True, 20), deployed(1.0, False, 41),
+        ]),
+        TOPICS.decisions: records(decision(id, actions.get(id, "approve")) for id in [*said, "last"]),
+        TOPICS.examples: records([example("last", DAY, 3 * DAY)]),
+        TOPICS.events: records(map(event, [*ids, "declined", "last"])),
+        TOPICS.outcomes: records(outcome(id, last.get(id, 2 * DAY)) for id in [*ids, "declined", "last"]),
+    }  # fmt: skip
+    (ledger,) = ledgers(topics, learning=rule)
+    lost = {one.offset for one in ledger.wrong}
+    assert lost == {i for i, id in enumerate(ids) if i < 10 or i >= 30 or waits[id]}
+    assert ids.index(out) not in lost
+    topics[TOPICS.signals] = topics[TOPICS.signals][:1]
+    (ledger,) = ledgers(topics, learning=rule)
+    assert ledger.wrong == []
 
 
 @settings(max_examples=100, deadline=None)

@@ -43,6 +43,10 @@ class Operator:
             start = end
         return outputs
 
+    def take(self, before: "Operator") -> None:
+        """Go on from its states."""
+        self._states |= before._states
+
     def _batch(self, records: Sequence[Record]) -> list[tuple[int, bytes]]:
         if not self._keeps:
             self._rows.clear()
@@ -178,3 +182,38 @@ def test_labels_that_wait_while_their_definition_changes() -> None:
     assert len(found) == 1
     (score,) = (json.loads(value)["score"] for value in found)
     assert score != 0.5, "the label told nothing"
+
+
+WIDER = """
+from schemas.records import Identifier
+class Wider(Transaction, frozen=True, gc=False):
+    country: Identifier
+    fee: float
+"""
+
+
+def test_events_that_wait_while_their_definition_changes() -> None:
+    """Events that waited for their outcomes tell nothing any more once others need more fields, or end the job."""
+    chance, hour = random.Random(1), 3_600_000
+    event = {"id": "e1", "at": hour, "card": "c", "terminal": "t", "amount": 7.0}
+    outcome = json.dumps({"event": "e1", "at": 2 * hour, "label": True}).encode()
+    narrow = SMALL.format("")
+    wide = narrow.replace("\nfeatures", WIDER + "\nfeatures").replace("event=Transaction", "event=Wider")
+    values = [event, event | {"country": "se", "fee": 1.0}]
+    joins = [msgspec.json.encode(StageSpec(Reference("small.py", text), -1)).decode() for text in (narrow, wide)]
+    for before, now in product((0, 1), (0, 1)):
+        value = json.dumps(values[before]).encode()
+        poor = json.dumps(event | {"id": "e2"} | {"amount": None}).encode()
+        old, new = (open_stage(joins[i], 0) for i in (before, now))
+        assert isinstance(old, JoinOperator)
+        assert isinstance(new, JoinOperator)
+        for again in (1, 2):  # the record as it came, and as Python leaves what came twice
+            first = Operator(old, chance)
+            assert not first.run([(frames.MAIN, b"e1", source(value, b"e1", 0))] * again)
+            assert not first.run([(frames.MAIN, b"e2", source(poor, b"e2", 1))])
+            new.restore(old.snapshot(b""))
+            later = Operator(new, chance)
+            later.take(first)
+            ((tag, label),) = later.run([(frames.SIDE, b"e1", source(outcome, b"e1", 0))])
+            assert (tag, keyed(label)[0]) == (frames.ROW, b"c")
+            assert not later.run([(frames.SIDE, b"e2", source(outcome.replace(b"e1", b"e2"), b"e2", 1))])
