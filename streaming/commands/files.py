@@ -219,6 +219,7 @@ def train_command(
     registry: models.Url = None,
     skip_days: Annotated[int, typer.Option(min=0, help="Leave out the first days: windows still fill.")] = 0,
     until_day: Annotated[int | None, typer.Option(min=1, help="Train on what was known by this day.")] = None,
+    trees: Annotated[int, typer.Option(min=1, help="At most so many: fewer, of larger steps, score faster.")] = 150,
     set: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -230,7 +231,7 @@ def train_command(
     Or: millrace train fraud --examples examples.parquet --out my-model
     Then: millrace deploy fraud --set model=$PWD/my-model
     """
-    from models.boosting import Boosting, fit
+    from models.boosting import STEPS, Boosting, fit
     from streaming.examples import read_examples
     from streaming.simulator import DAY
 
@@ -246,7 +247,7 @@ def train_command(
             f"--skip-days {skip_days} --until-day {until_day}: no example of {', '.join(map(str, examples))} is left"
         )
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
-        rows, params = data.columns(features)[keep], Boosting(validation=0.1)
+        rows, params = data.columns(features)[keep], Boosting(trees=trees, rate=STEPS / trees, validation=0.1)
         recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}
         name, at = plan.workload.name, data.at[keep]
         artifact = fit(rows, data.label[keep], features, name, at=at, params=params, recipe=recipe)

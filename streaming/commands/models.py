@@ -150,7 +150,7 @@ def promote_command(
 ) -> None:
     """Make a version champion, once it has passed its checks; the one before stays as a challenger.
 
-    Example: millrace promote fraud fraud-bfa784ba7d60 --why "better since Monday"
+    Example: millrace promote fraud fraud-57a9d5df3560 --why "better since Monday"
     """
     plan, chosen = options.compiled(workload, set), registry(url)
     name = plan.workload.name
