@@ -1,7 +1,7 @@
 """Metrics in Prometheus form of every process that runs stages: the one wrapper that observes all of them.
 
 Place in the way of an event: around a stage, once a micro-batch. Operators and models hold no metrics code;
-the engine tells an `Observer` what a batch did, and calls `serve` once a process. No entity id is a label.
+stages tell an `Observer` what a batch did, and call `serve` once a process. No entity id is a label.
 """
 
 import atexit
@@ -11,10 +11,10 @@ import os
 import re
 import socket
 import threading
+import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from operators.views import ViewCounts
+from schemas.codec import DeadLetter
 from streaming.kernels import tally
 
 log = logging.getLogger("millrace.observe")
@@ -32,7 +33,6 @@ RECORDS = tuple(float(2**i) for i in range(13))
 SECONDS = tuple(float(f"{base}e{e}") for e in range(-5, 1) for base in ("1", "2.5", "5"))
 AGES = tuple(float(f"{base}e{e}") for e in range(-3, 6) for base in ("1", "2.5", "5"))
 RESULTS = ViewCounts._fields[:5]
-NONE: Mapping[str, int] = MappingProxyType({})
 WORD, WORDS = re.compile(r"[A-Za-z][\w.-]{0,39}", re.ASCII), 32
 
 
@@ -168,48 +168,44 @@ class Bound(dict[str, T]):
 
 
 class Observer:
-    """What one stage of one workload did. One call a batch, a few microseconds."""
+    """What one stage of one workload did: a few microseconds a batch."""
 
     def __init__(self, workload: str, stage: str, metrics: Metrics = METRICS) -> None:
         m, self._metrics, self._workload = metrics, metrics, workload
         self._records, self._ages = m.records.labels(workload, stage), m.ages.labels(workload)
-        self._seconds = Bound(lambda part: m.seconds.labels(workload, stage, part))
+        self._seconds = m.seconds.labels(workload, stage, "process")
         self._decisions = Bound(lambda action: m.decisions.labels(workload, action))
         self._dead = Bound(lambda reason: m.deadletters.labels(workload, reason))
         self._events, self._duplicates = m.events.labels(workload), m.duplicates.labels(workload)
         self._degraded = m.degraded.labels(workload)
         self._model: str | None = None
 
-    def batch(
-        self,
-        records: int,
-        seconds: Mapping[str, float],
-        actions: Mapping[str, int] = NONE,
-        dead: Mapping[str, int] = NONE,
-        duplicates: int = 0,
-        degraded: int = 0,
-        ages: NDArray[np.float64] | None = None,
-    ) -> None:
-        """Note a micro-batch of `records`.
-
-        seconds: time by part of the stage. actions, dead: decisions by action, dead letters by kind of
-        reason. ages: f64[n], seconds since the Kafka timestamps of the n events that this stage, as the first
-        of its workload, took in; they count as events.
-        """
+    def batch(self, records: int, seconds: float) -> None:
+        """Note a micro-batch of `records` that took `seconds`."""
         self._records.one(records)
-        for part, spent in seconds.items():
-            self._seconds[part].one(spent)
-        for action, count in actions.items():
-            self._decisions[action].inc(count)
-        for reason, count in dead.items():
-            self._dead[reason].inc(count)
-        if duplicates:
-            self._duplicates.inc(duplicates)
+        self._seconds.one(seconds)
+
+    def arrived(self, timestamps: NDArray[np.int64]) -> None:
+        """Note events that this stage, as the first of its workload, took in, by their Kafka timestamps i64[n] ms."""
+        self._events.inc(len(timestamps))
+        self._ages.many(time.time() - timestamps / 1000.0)
+
+    def dead(self, letters: Iterable[DeadLetter]) -> None:
+        """Note dead letters."""
+        for letter in letters:
+            self._dead[letter.kind].inc()
+
+    def duplicates(self, count: int) -> None:
+        """Note suppressed duplicates."""
+        if count:
+            self._duplicates.inc(count)
+
+    def decided(self, actions: Sequence[str], degraded: int) -> None:
+        """Note decisions by their actions, and how many of them are degraded."""
+        for action in set(actions):
+            self._decisions[action].inc(actions.count(action))
         if degraded:
             self._degraded.inc(degraded)
-        if ages is not None and ages.size:
-            self._events.inc(ages.size)
-            self._ages.many(ages)
 
     def dependency(self, name: str, up: bool) -> None:
         """Note whether something the stage calls answers."""

@@ -181,7 +181,7 @@ class JoinOperator(_Operator):
             outputs.add(frames.ROW + stage.index, told.write(labels, stage, position, self._layouts[position]))
         changed = [after if after is not state else None for after, state in zip(states, before, strict=True)]
         length = np.fromiter((-1 if state is None else len(state) for state in changed), np.int32, len(changed))
-        self._serving.batch(len(request.slot), time.perf_counter() - began)
+        self._serving.batch(len(request.slot), began)
         return outputs.response(length, b"".join(state for state in changed if state is not None))
 
     def _events(self, request: Request, states: list[bytes], records: dict[int, bytes]) -> list[Label]:
@@ -216,7 +216,7 @@ class JoinOperator(_Operator):
         arrivals = Arrivals(request, request.start[rows], self._topics.outcomes)
         outcomes, kept, dead = self._outcome_intake(arrivals.values, arrivals.arrived)
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
-        self._serving.dead(dead)
+        self._serving.observer.dead(dead)
         return self._joiner.outcomes(outcomes, states, request.slot[rows[kept]].tolist())
 
 
@@ -263,8 +263,8 @@ class FeatureOperator(_Operator):
         self._serving.publish(self._stage, events, slot[fresh], self._table.keys)
         self._take(outputs)
         self._emit(events, outputs)
-        self._serving.duplicates(len(fresh) - np.count_nonzero(fresh))
-        self._serving.batch(len(request.slot), time.perf_counter() - began)
+        self._serving.observer.duplicates(len(fresh) - np.count_nonzero(fresh))
+        self._serving.batch(len(request.slot), began)
         states, length = self._table.hand_over(request.handed)
         return outputs.response(length, states)
 
@@ -276,8 +276,8 @@ class FeatureOperator(_Operator):
         events, dead = self._intake(arrivals.values, arrivals.arrived)
         slot = request.slot[rows[events.index]]
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
-        self._serving.dead(dead)
-        self._serving.arrived(arrivals.arrived)
+        self._serving.observer.dead(dead)
+        self._serving.observer.arrived(arrivals.arrived)
         if arrivals.under(events.entities[0], events.index):
             return events, slot
         keys = self._table.keys
@@ -288,7 +288,7 @@ class FeatureOperator(_Operator):
             detail = f"the record's key is {keys[slot[row]]!r}, its {self._stage.entity} {events.entities[0][row]!r}"
             strange.append(DeadLetter(int(events.index[row]), "key-mismatch", detail[:500]))
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in strange])
-        self._serving.dead(strange)
+        self._serving.observer.dead(strange)
         return events.take(good), slot[good]
 
     def _carry(self, request: Request, rows: I64) -> tuple[Events, NDArray[np.int32]]:
@@ -330,7 +330,7 @@ class FeatureOperator(_Operator):
             waiting = pending(events, decided, self._layout)
             outputs.add(frames.PENDING, waiting)
             self._loop.joined({"waiting": len(waiting)})
-        self._serving.decided(decided)
+        self._serving.observer.decided(decided.actions, decided.degraded)
 
     def snapshot(self, _: bytes) -> bytes:
         """What a checkpoint keeps of this object: of the last stage, when it was taken, and the layouts of labels that
@@ -360,7 +360,7 @@ class FeatureOperator(_Operator):
         ready, signals = self._models.take()
         if ready is not None:
             self._decider.take(*ready)
-            self._serving.model(self._decider.version)
+            self._serving.observer.model(self._decider.version)
         outputs.add(frames.SIGNAL, signals)
 
     def _rows(self, events: Events, outputs: _Outputs) -> None:

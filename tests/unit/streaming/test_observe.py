@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from operators.views import ViewCounts
+from schemas.codec import DeadLetter
 from streaming.observe import AGES, Cells, Metrics, Observer, serve
 
 Samples = dict[tuple[str, ...], float]
@@ -38,20 +40,19 @@ def read(metrics: Metrics) -> Samples:
     return scrape(generate_latest(metrics.registry).decode())
 
 
-def test_one_call_reports_a_batch() -> None:
+def test_a_batch_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails, dashboards and alerts read wrong numbers, or none."""
     metrics = Metrics()
     observer = Observer("fraud", "card", metrics)
-    observer.batch(
-        records=5,
-        seconds={"decode": 0.001, "score": 0.002},
-        actions={"approve": 2, "review": 1},
-        dead={"json": 1},
-        duplicates=1,
-        degraded=2,
-        ages=np.array([0.004, 0.004, 7.0, -0.1, 1e9]),
-    )
-    observer.batch(records=1, seconds={"decode": 0.001}, actions={"approve": 1})
+    observer.batch(5, 0.001)
+    observer.batch(1, 0.001)
+    observer.decided(["approve", "review", "approve"], 2)
+    observer.decided(["approve"], 0)
+    observer.dead([DeadLetter(0, "json", "no JSON")])
+    observer.duplicates(1)
+    observer.duplicates(0)
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    observer.arrived(2 * 10**12 - np.array([4, 4, 7_000, -100, 10**12]))
     found = read(metrics)
     assert found["millrace_decisions_total", "approve", "fraud"] == 3
     assert found["millrace_decisions_total", "review", "fraud"] == 1
@@ -62,8 +63,8 @@ def test_one_call_reports_a_batch() -> None:
     assert found["millrace_batch_records_count", "card", "fraud"] == 2
     assert found["millrace_batch_records_sum", "card", "fraud"] == 6
     assert found["millrace_batch_records_bucket", "1.0", "card", "fraud"] == 1
-    assert found["millrace_stage_seconds_count", "decode", "card", "fraud"] == 2
-    assert found["millrace_stage_seconds_bucket", "0.001", "decode", "card", "fraud"] == 2
+    assert found["millrace_stage_seconds_count", "process", "card", "fraud"] == 2
+    assert found["millrace_stage_seconds_bucket", "0.001", "process", "card", "fraud"] == 2
     assert found["millrace_event_age_seconds_bucket", "0.005", "fraud"] == 3
     assert found["millrace_event_age_seconds_bucket", "10.0", "fraud"] == 4
     assert found["millrace_event_age_seconds_bucket", "+Inf", "fraud"] == 5
@@ -74,7 +75,7 @@ def test_labels_stay_few_whatever_comes() -> None:
     metrics = Metrics()
     observer = Observer("fraud", "card", metrics)
     for i in range(1000):
-        observer.batch(1, {}, dead={f"c{i}": 1, f"expected a number, found {i}": 1})
+        observer.dead([DeadLetter(0, f"c{i}", ""), DeadLetter(0, f"expected a number, found {i}", "")])
     reasons = {
         key[1]: value for key, value in read(metrics).items() if key[0] == "millrace_deadletters_total"
     }
@@ -155,7 +156,7 @@ def test_every_process_is_found_by_prometheus(tmp_path: Path) -> None:
         f"metrics-{pid}.json": [{"targets": [f"127.0.0.1:{at}"], "labels": {"pid": str(pid)}}]
         for pid, at in ((os.getpid(), port), (child.pid, other))
     }
-    Observer("served", "card").batch(3, {"decode": 0.1})
+    Observer("served", "card").batch(3, 0.1)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         assert scrape(answer.read().decode())["millrace_batch_records_sum", "card", "served"] == 3
     child.stdin.close()
