@@ -7,7 +7,7 @@ a challenger. LightGBM is converted by `graph`, exactly: a float32 row takes the
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Self
 
 import lightgbm
 import numpy as np
@@ -20,7 +20,8 @@ from schemas.errors import DefinitionError, ModelRejected
 
 DAY = 86_400_000  # ms
 CANARY = 2_000  # rows on which LightGBM and ONNX Runtime must agree
-STEPS = 7.5  # trees × rate, of which half as many trees make as good a model, or nearly
+STEPS = 7.5  # trees × rate, of which fewer trees of a larger rate make as good a model, or nearly, up to
+LARGEST = 0.3
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Boosting:
     patience: int = 40  # trees without improvement of the validation's average precision
     threads: int = 1  # any number gives the same trees
     seed: int = 0
+
+    @classmethod
+    def of(cls, trees: int) -> Self:
+        """At most `trees`, of steps that are larger the fewer they are; the latest tenth of the rows says how many."""
+        return cls(trees=trees, rate=min(STEPS / trees, LARGEST), validation=0.1)
 
     def lightgbm(self) -> dict[str, object]:
         """LightGBM's names for it."""

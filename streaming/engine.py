@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -78,14 +78,18 @@ class Events(msgspec.Struct, frozen=True, eq=False):
 
 
 class Intake:
-    """Values → events and dead letters; with `required`, of records that need have no other fields than these."""
+    """Values → events and dead letters. From records of `another` definition of an event only what labels are told is
+    taken: they may lack it, too (a text is empty then, a number NaN)."""
 
-    def __init__(self, plan: Plan, required: Iterable[str] | None = None):
+    def __init__(self, plan: Plan, another: bool = False):
         workload = plan.workload
-        self._decoder = Decoder(workload.event if required is None else workload.leniently(required))
-        fields = [field if required is None or field.name in required else replace(field, optional=True)
-                  for field in workload.fields]  # fmt: skip
-        self._fields = [(attrgetter(field.name), field) for field in fields]
+        fields, told = workload.fields, plan.told
+        if another:
+            fields = tuple(replace(field, optional=True) for field in fields)
+        self._decoder = Decoder(_loose(plan) if another else workload.event)
+        self._fields = [
+            (attrgetter(field.name) if not another or field.name in told else _nothing, field) for field in fields
+        ]
         self._required = np.array([not field.optional for field in fields for _ in field.columns], np.bool_)
         self._entities = [attrgetter(stage.entity) for stage in plan.stages]
         self._names = workload.numbers
@@ -139,6 +143,18 @@ class Intake:
             dead.append(DeadLetter(int(events.index[row]), "future", detail))
         good: NDArray[np.bool_] = ~(future | infinite)
         return good
+
+
+def _loose(plan: Plan) -> type[Event]:
+    """Events that may have of what labels are told whatever they have, and anything else."""
+    kinds: list[tuple[str, Any, Any]] = [(s.entity, str if s.entity in plan.told else Any, "") for s in plan.stages]
+    numbers = ((f.name, dict[str, float] if f.room else float) for f in plan.workload.fields if f.name in plan.told)
+    kinds += [(name, kind | None, None) for name, kind in numbers]
+    return cast("type[Event]", msgspec.defstruct("Loose", kinds, bases=(Event,), frozen=True))
+
+
+def _nothing(record: Event) -> None:
+    """No value."""
 
 
 def _entries(mappings: Iterable[Mapping[str, float] | None], out: F64) -> list[str]:

@@ -175,7 +175,7 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
         _remember(settings, deployment.name, None)
     savepoint, before = newest(deployment.name, settings), overrides(deployment.name, settings)
     _complete(savepoint, _record(settings, f"{deployment.name}.from"))
-    ends = kafka.end_offsets(stack.kafka, deployment.topics.decisions)
+    _tell(deployment, stack.kafka)  # before it can be interrupted
     try:
         id = flink.submit(to_job(deployment, stack.kafka, settings, savepoint), stack.flink)
     except MillraceError as error:
@@ -190,7 +190,6 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
     _overrides(settings, deployment.name).write_text(json.dumps(deployment.reference.set))
     try:
         flink.wait_running(stack.flink, id)
-        _tell(deployment, stack.kafka, ends)
     except MillraceError:
         with suppress(MillraceError):  # the reason why it does not run is the one to tell
             flink.cancel(stack.flink, id)
@@ -198,11 +197,12 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
     return Deployed(id, savepoint)
 
 
-def _tell(deployment: Deployment, brokers: str, ends: dict[int, int]) -> None:
-    """Signal how decisions behind `ends` wait for their outcomes: the ledger asks."""
+def _tell(deployment: Deployment, brokers: str) -> None:
+    """Signal how decisions from now on wait for their outcomes: the ledger asks."""
+    ends = kafka.end_offsets(brokers, deployment.topics.decisions)
     rule, topics = deployment.plan.workload.learning, deployment.topics
-    share, explores = (rule.share, rule.exploration is not None) if rule else (1.0, False)
-    detail = msgspec.structs.asdict(signals.Deployed(rule is not None, share, explores, ends))
+    deployed = (rule.horizon, rule.share, rule.exploration is not None) if rule else (0, 1.0, False)
+    detail = msgspec.structs.asdict(signals.Deployed(*deployed, ends))
     signal = signals.Signal("deployed", deployment.plan.workload.name, time.time_ns() // 1_000_000, detail)
     with kafka.Producer(brokers) as producer:
         producer.publish(topics.signals, [(signal.workload.encode(), signals.encode_signal(signal), ())])

@@ -31,15 +31,15 @@ def put32(buffer: Bytes, a: int, value: int) -> int:
 
 
 @kernel
-def write_rows(at: Bytes, words: Bytes, joined: Bytes, bounds: I64) -> tuple[Bytes, I32]:
+def write_rows(at: Bytes, words: Bytes, layout: int, joined: Bytes, bounds: I64) -> tuple[Bytes, I32]:
     """Row frames, one behind the other, and the length of each, i32[k].
 
     at u8[8 k] of i64; words u8[8 w k] of f64[k, w]; `joined` the k keys, then k texts for each of t columns, which
-    begin at `bounds` i64[k (1 + t) + 1]. Payload: the words, i32[t] lengths of the texts, the texts.
+    begin at `bounds` i64[k (1 + t) + 1]. Payload: the words, u32 `layout`, i32[t] lengths of the texts, the texts.
     """
     k = len(at) // 8
     columns, width = (len(bounds) - 1) // max(k, 1), len(words) // max(k, 1)
-    out = np.empty(k * (12 + width + 4 * (columns - 1)) + len(joined) - k * columns, np.uint8)
+    out = np.empty(k * (12 + width + 4 * columns) + len(joined) - k * columns, np.uint8)
     lengths = np.empty(k, np.int32)
     p = 0
     for i in range(k):
@@ -48,7 +48,7 @@ def write_rows(at: Bytes, words: Bytes, joined: Bytes, bounds: I64) -> tuple[Byt
         p = put32(out, p + 8, key)
         copy(out, p, joined, bounds[i], key)
         copy(out, p + key, words, width * i, width)
-        p += key + width
+        p = put32(out, p + key + width, layout)
         for c in range(1, columns):
             p = put32(out, p, bounds[c * k + i + 1] - bounds[c * k + i] - 1)
         for c in range(1, columns):
@@ -60,30 +60,35 @@ def write_rows(at: Bytes, words: Bytes, joined: Bytes, bounds: I64) -> tuple[Byt
 
 
 @kernel
-def read_rows(buffer: Bytes, start: I64, end: I64, count: int, texts: int) -> tuple[Bytes, Bytes, I64]:
+def read_rows(
+    buffer: Bytes, start: I64, end: I64, count: int, layout: int, texts: int
+) -> tuple[Bytes, Bytes, I64]:
     """What `write_rows` wrote from `start` to `end` i64[k]: at and `count` words of each, u8[k, 8 + 8 count], and the
     texts of `texts` columns, column by column, each with a byte behind it, which begin at i64[k texts + 1].
 
-    ValueError where a frame ends elsewhere, as one of another version would.
+    ValueError where a frame is of another layout.
     """
     k, width = len(start), 8 + 8 * count
     out, bounds = np.empty(k * width, np.uint8), np.zeros(k * texts + 1, np.int64)
     for i in range(k):
         first = start[i] + 12 + get32(buffer, start[i] + 8)
-        stop = first + 8 * count + 4 * texts
-        for c in range(texts if stop <= end[i] else 0):
-            length = max(int(get32(buffer, first + 8 * count + 4 * c)), 0)
+        stop = first + 8 * count + 4 * texts + 4
+        known = stop <= end[i] and (get32(buffer, first + 8 * count) - layout) & 0xFFFFFFFF == 0
+        for c in range(texts if known else 0):
+            length = max(int(get32(buffer, first + 8 * count + 4 * c + 4)), 0)
             bounds[c * k + i + 1] = length + 1
             stop += length
-        if stop != end[i]:
-            raise ValueError("row frame: found none of this version; begin anew, with deploy --fresh")
+        if not known or stop != end[i]:
+            raise ValueError(
+                "found a row that another definition had put between two stages; deploy that one once more, or --fresh"
+            )
         copy(out, width * i, buffer, start[i], 8)
         copy(out, width * i + 8, buffer, first, 8 * count)
     for n in range(len(bounds) - 1):
         bounds[n + 1] += bounds[n]
     joined = np.empty(bounds[-1], np.uint8)
     for i in range(k):
-        p = start[i] + 12 + get32(buffer, start[i] + 8) + 8 * count + 4 * texts
+        p = start[i] + 12 + get32(buffer, start[i] + 8) + 8 * count + 4 * texts + 4
         for c in range(texts):
             a, b = bounds[c * k + i], bounds[c * k + i + 1] - 1
             copy(joined, a, buffer, p, b - a)

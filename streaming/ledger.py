@@ -24,17 +24,17 @@ Flags = NDArray[np.bool_]
 Rows = NDArray[np.void]
 
 ROW = np.dtype([("id", "S16"), ("where", "i8"), ("what", "S8"), ("at", "i8"), ("known", "i8"), ("later", "?"),
-                ("waits", "?")])  # fmt: skip
+                ("waits", "i8")])  # fmt: skip
 """One record: `where` is partition and offset; without an `id`, what has none that can be read; `later`: it was read
-when the ends of the inputs had been noted, and may be about what came behind them; `waits`: for a decision whether it
-waits for its outcome, for an outcome whether an event without an alert would."""
+when the ends of the inputs had been noted, and may be about what came behind them; `waits`: for a decision how long it
+waits for its outcome (ms, 0: not at all), for an outcome how long an event without an alert would."""
 
 OFFSET = 48
 """Bits of an offset in `where`."""
 
 LOST, UNTAUGHT = "was neither decided nor is it a dead letter", "became no example"
 
-Entry = tuple[bytes, int, bytes, int, int, bool, bool]
+Entry = tuple[bytes, int, bytes, int, int, bool, int]
 
 
 class CounterExample(NamedTuple):
@@ -141,7 +141,7 @@ class Ledger:
                 self._first.setdefault(record.partition, record.offset)
             digest = _id(id) if id else b""
             if (digest or b"\0")[0] % self._parts == self._part:
-                rows.append((digest, where, what, at, known, later, False))
+                rows.append((digest, where, what, at, known, later, 0))
                 asked.append((id, action, explored))
         self._rows[topic].append(np.array(rows, ROW))
         if self._learning is not None and topic in (self._topics.decisions, self._topics.outcomes):
@@ -150,7 +150,7 @@ class Ledger:
             for one in self._deployed if topic == self._topics.decisions else ():
                 ends = np.array([one.decisions.get(w, 0) for w in (made["where"] >> OFFSET).tolist()], np.int64)
                 mine = made["where"] & ((1 << OFFSET) - 1) >= ends
-                made["waits"][mine] = self._waits(one.of(self._learning), asked)[mine] & one.learns
+                made["waits"][mine] = self._waits(one.of(self._learning), asked)[mine]
 
     def _hear(self, signal: _Signal) -> None:
         """What a signal says of examples that were learned, or of how decisions wait from then on."""
@@ -160,11 +160,12 @@ class Ledger:
         elif signal.kind == "deployed":
             self._deployed.append(msgspec.json.decode(signal.detail, type=Deployed))
 
-    def _waits(self, rule: Learning, told: list[tuple[str, str, bool]]) -> Flags:
-        """Whether a decision on this id, with this action, by chance or not, waits for an outcome."""
+    def _waits(self, rule: Learning, told: list[tuple[str, str, bool]]) -> I64:
+        """How long a decision on this id, with this action, by chance or not, waits for an outcome (ms)."""
         explored = np.array([one[2] for one in told], np.bool_)
         quiet, last = (np.array([one[1] == a for one in told], np.bool_) for a in (self._actions[0], self._actions[-1]))
-        return np.asarray(rule.weight([one[0] for one in told], quiet & ~explored, last | explored, explored) > 0)
+        weight = rule.weight([one[0] for one in told], quiet & ~explored, last | explored, explored)
+        return np.where(weight > 0, rule.horizon, 0)
 
     def _read(self, topic: str, value: bytes) -> tuple[str, bytes, int, int, str, bool]:
         """Id, hash of what is said, time of the event and of its label, 0 where there is none; action, and whether
@@ -262,12 +263,13 @@ class Ledger:
         taught = np.isin(examples["id"], living["id"][about]) | (examples["what"] == b"presumed") | examples["later"]
         self._fault("is of no outcome", self._topics.examples, examples[~taught])
         learned = _fresh(living[about])
-        late = known & ~about & (presumed | (living["known"] > event["at"] + rule.horizon))
+        decision, loud = _find(living, decided)
+        waits = np.where(loud, decision["waits"], living["waits"])
+        late = known & ~about & (presumed | (living["known"] > event["at"] + np.where(waits, waits, rule.horizon)))
         other = there & ~about & ~late
         rest = known & ~there & ~late
         clock = int(examples["known"].max(initial=-1))
-        decision, loud = _find(living, decided)
-        unsampled = rest & ~np.where(loud, decision["waits"], living["waits"])
+        unsampled = rest & (waits == 0)
         due = rest & ~unsampled & (np.maximum(living["known"], event["at"]) < clock)
         self._fault(UNTAUGHT, topic, living[due])
         counts |= {

@@ -71,6 +71,13 @@ class Plan:
         return tuple(stage for stage in self.stages if stage.features.labelled)
 
     @property
+    def told(self) -> set[str]:
+        """The fields of an event that labels of it are told with, beside `id` and `at`."""
+        numbers = {self.workload.numbers[column] for stage in self.labelled for column in stage.columns}
+        fields = {field.name for field in self.workload.fields if not numbers.isdisjoint(field.columns)}
+        return fields | {stage.entity for stage in self.labelled}
+
+    @property
     def maps(self) -> int:
         """How many fields of an event are mappings."""
         return sum(field.room > 0 for field in self.workload.fields)

@@ -7,8 +7,9 @@ functions of `engine` on its columns, and writes a response; both layouts are in
 import gc
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -134,8 +135,8 @@ class _Operator:
         return b""
 
 
-class _Required(msgspec.Struct, tag="join/1"):
-    fields: tuple[str, ...]
+class _Schemas(msgspec.Struct, tag="join/1"):
+    known: set[int]
 
 
 class JoinOperator(_Operator):
@@ -148,21 +149,18 @@ class JoinOperator(_Operator):
         self._joiner = Joiner(plan)
         self._layouts = [layouts.number(stage.features.inputs) for stage in plan.labelled]
         self._outcome_intake = OutcomeIntake(plan)
-        self._require(plan.workload.required)
-
-    def _require(self, fields: Iterable[str]) -> None:
-        """Read what waited where it has these fields."""
-        self._required = tuple(fields)
-        self._waited = Intake(self._plan, self._required)
+        self._schemas = {crc32(msgspec.json.encode(msgspec.json.schema(plan.workload.event)))}
+        self._waited = self._intake
 
     def snapshot(self, _: bytes) -> bytes:
-        """What a checkpoint keeps of this object: the fields that events had to have under every definition so far."""
-        return pack(_Required(self._required))
+        """What a checkpoint keeps of this object: which types of events there were so far."""
+        return pack(_Schemas(self._schemas))
 
     def restore(self, snapshot: bytes) -> None:
-        """Read what waits since before this definition."""
-        before = unpack(snapshot, _Required).fields
-        self._require(name for name in self._required if name in before)
+        """Where events were others, read what labels need of those that wait: whatever else they have."""
+        self._schemas |= unpack(snapshot, _Schemas).known
+        if len(self._schemas) > 1:
+            self._waited = Intake(self._plan, another=True)
 
     def process(self, buffer: bytes) -> bytes:
         """Join one micro-batch: port 0 events, port 1 outcomes, keyed by event id."""
@@ -202,7 +200,8 @@ class JoinOperator(_Operator):
         if not len(slots):
             return []
         arrivals = Arrivals(request, bounds[0], self._topics.events)
-        events, _ = intake(arrivals.values, arrivals.arrived)  # the first feature stage reports its dead letters
+        # The first feature stage reports its dead letters; of another definition, those were never decided.
+        events, _ = intake(arrivals.values, arrivals.arrived)
         of = slots[events.index].tolist()
         for slot, (start, end) in zip(of, bounds.T[events.index].tolist(), strict=True):
             records.setdefault(slot, request.buffer[start:end])
@@ -241,6 +240,9 @@ class FeatureOperator(_Operator):
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
+        texts = (*(other.entity for other in plan.stages), *(f.name for f in plan.workload.fields if f.room))
+        numbers = (plan.workload.numbers + plan.keyed[:end] for end in (stage.start, stage.stop))
+        self._came, self._goes = (layouts.number(texts + names) for names in numbers)
         self._named = not stage.last or any(feature.entity == stage.entity for feature in plan.enriched)
 
     def process(self, buffer: bytes) -> bytes:
@@ -295,7 +297,7 @@ class FeatureOperator(_Operator):
         """Events of row frames, as the stage before wrote them."""
         k, buffer = len(rows), np.frombuffer(request.buffer, np.uint8)
         start, end = request.start[rows], request.end[rows]
-        read, joined, bounds = read_rows(buffer, start, end, self._words, len(self._carried) + 1)
+        read, joined, bounds = read_rows(buffer, start, end, self._words, self._came, len(self._carried) + 1)
         words, texts = read.view(np.float64), split(joined, bounds)
         numbers = len(self._plan.workload.numbers)
         features = np.empty((k, len(self._plan.keyed)))
@@ -369,5 +371,5 @@ class FeatureOperator(_Operator):
         following = self._stage.index + 1
         carried = [texts for index, texts in enumerate(events.entities) if index != following]
         joined = join([*events.entities[following], *events.ids, *chain.from_iterable(carried)])
-        written = write_rows(events.at.view(np.uint8), words.reshape(-1).view(np.uint8), *joined)
+        written = write_rows(events.at.view(np.uint8), words.reshape(-1).view(np.uint8), self._goes, *joined)
         outputs.put(frames.ROW + following, *written)

@@ -21,18 +21,19 @@ class Signal(msgspec.Struct, frozen=True):
 
 
 class Deployed(msgspec.Struct, frozen=True):
-    """The detail of a `deployed` signal: whether the job learns, which share of its decisions without an alert waits,
-    whether chance decides some of those with the last action; where decisions ended before it, by partition."""
+    """The detail of a `deployed` signal: how long (ms) decisions wait for an outcome, 0 where the job does not learn;
+    which share of those without an alert waits; whether chance decides some of those with the last action; and where
+    decisions ended before, by partition."""
 
-    learns: bool
+    horizon: int
     share: float
     explores: bool
     decisions: dict[int, int]
 
     def of(self, rule: Learning) -> Learning:
-        """`rule` with this share, and with exploration or without."""
+        """`rule` with this horizon and share, and with exploration or without."""
         chance = rule.exploration or Exploration(1.0, "", "")
-        return replace(rule, share=self.share, exploration=chance if self.explores else None)
+        return replace(rule, horizon=self.horizon, share=self.share, exploration=chance if self.explores else None)
 
 
 encode_signal = msgspec.json.Encoder(enc_hook=float).encode

@@ -283,6 +283,14 @@ def stack(settings: Settings) -> Stack:
     return Stack(given["kafka"], given["redis"], rest.rstrip("/"), settings.home / "flink" / "conf", tuple(found))
 
 
+def brokers(settings: Settings) -> str:
+    """The address of Kafka, whatever else is up; Unavailable where it is not."""
+    found = next(part for part in status(settings) if part.name == "kafka")
+    if not found.healthy:
+        raise Unavailable(f"kafka in {settings.home} not up; run `millrace up`")
+    return found.address
+
+
 def down(settings: Settings, wipe: bool = False, progress: Progress = _silent) -> list[str]:
     """Stop exactly what was started here; data stays unless `wipe`. Returns the names of what was running."""
     if not settings.home.exists():

@@ -6,10 +6,10 @@ the field, what was found and what was expected. `plan` turns it into stages, `r
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -220,19 +220,6 @@ class Workload:
     def strings(self) -> tuple[str, ...]:
         """Text fields of an event, `id` left out: its possible entities."""
         return tuple(f.name for f in self._described if isinstance(f.type, msgspec.inspect.StrType))
-
-    @cached_property
-    def required(self) -> tuple[str, ...]:
-        """Names of the fields that no event may lack, `id` and `at` left out."""
-        return tuple(field.name for field in self._described if field.required)
-
-    def leniently(self, required: Iterable[str]) -> type[Event]:
-        """The type of events that may lack all but the `required` fields: a text is empty then, a number None."""
-        texts, types = self.strings, {field.name: field.type for field in msgspec.structs.fields(self.event)}
-        loose = (name for name in self.required if name not in required)
-        fields = [(n, types[n], "") if n in texts else (n, types[n] | None, None) for n in loose]
-        made = msgspec.defstruct(self.event.__name__, fields, bases=(self.event,), frozen=True)
-        return cast("type[Event]", made)
 
     def kind(self, name: str) -> str | None:
         """What a field of an event is that is no number, such as "bool"; None where there is no such field."""

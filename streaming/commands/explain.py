@@ -91,7 +91,7 @@ def explain_command(workload: Name, id: Id, url: Url = None, set: Set = None, as
     """
     from streaming.workloads import load
 
-    definition, brokers = load(workload, options.overrides(set)), stack.stack(read()).kafka
+    definition, brokers = load(workload, options.overrides(set)), stack.brokers(read())
     topics = definition.topics
     total = sum(sum(kafka.end_offsets(brokers, topic).values()) for topic in (topics.decisions, topics.examples))
     with options.progress("read", total, as_json) as (bar, task):

@@ -231,7 +231,7 @@ def train_command(
     Or: millrace train fraud --examples examples.parquet --out my-model
     Then: millrace deploy fraud --set model=$PWD/my-model
     """
-    from models.boosting import STEPS, Boosting, fit
+    from models.boosting import Boosting, fit
     from streaming.examples import read_examples
     from streaming.simulator import DAY
 
@@ -247,7 +247,7 @@ def train_command(
             f"--skip-days {skip_days} --until-day {until_day}: no example of {', '.join(map(str, examples))} is left"
         )
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
-        rows, params = data.columns(features)[keep], Boosting(trees=trees, rate=STEPS / trees, validation=0.1)
+        rows, params = data.columns(features)[keep], Boosting.of(trees)
         recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}
         name, at = plan.workload.name, data.at[keep]
         artifact = fit(rows, data.label[keep], features, name, at=at, params=params, recipe=recipe)

@@ -96,12 +96,17 @@ def deploy_command(
     before, now = jobs.overrides(deployment.name, settings), deployment.reference.set
     if deployment.plan.workload.learning is not None:  # it may have changed while no broker was there to hear of it
         announce(registry(None), deployment.name)
-    with options.err.status(f"deploying {deployment.name}"):
-        deployed = jobs.deploy(deployment, services_, settings, fresh)
-    if flink is None:
+    known = jobs.expected(settings).get(deployment.name)
+    if flink is None:  # noted before it can be interrupted
         wide = f" --parallelism {parallelism}" if parallelism else ""
         again = f"millrace deploy {workload} {jobs.as_options(now) if now else ''}".rstrip() + wide
         jobs.expect(deployment.name, settings, again)
+    try:
+        with options.err.status(f"deploying {deployment.name}"):
+            deployed = jobs.deploy(deployment, services_, settings, fresh)
+    except MillraceError:
+        jobs.expect(deployment.name, settings, known)
+        raise
     result = {"job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink}
     origin = f"from savepoint {deployed.savepoint}" if deployed.savepoint else "from the oldest event"
     text = f"{deployment.name} runs {origin}; job {deployed.id}, {services_.flink}\n"
@@ -146,11 +151,13 @@ def stop_command(
     from streaming.workloads import load
 
     settings, services_ = services(flink)
-    runs = not workload.endswith(".py") and jobs.running(services_.flink, workload) is not None
-    name = workload if runs else load(workload).name  # a job of somebody's file has a name, too
-    jobs.expect(name, settings, None)
+    known = workload in jobs.expected(settings) or jobs.running(services_.flink, workload) is not None
+    name = workload if known else load(workload).name  # a job of somebody's file has a name, too
+    if cancel:
+        jobs.expect(name, settings, None)
     with options.err.status(f"stopping {name}"):
         ended = jobs.cancel if cancel else partial(jobs.stop, folder=savepoints)
         savepoint = ended(name, services_, settings)
+    jobs.expect(name, settings, None)
     what = "cancelled; it was last whole in" if cancel else "stopped; savepoint"
     options.show({"name": name, "savepoint": savepoint}, as_json, f"{name} is {what} {savepoint}")

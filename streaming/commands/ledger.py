@@ -123,7 +123,7 @@ def ledger_command(
     from streaming.workloads import load
 
     definition = load(workload, options.overrides(set))
-    books = Books(stack.stack(read()).kafka, definition, definition.topics, memory, patience)
+    books = Books(stack.brokers(read()), definition, definition.topics, memory, patience)
     with options.progress("read", books.records, as_json) as (bar, task):
         result = books.close(bar, task)
     lines = [

@@ -67,7 +67,7 @@ def announce(registry: "Registry", workload: str) -> bool:
 
     chosen = settings.read()
     try:
-        publish(chosen.kafka or stack.stack(chosen).kafka, announcement(registry, workload))
+        publish(chosen.kafka or stack.brokers(chosen), announcement(registry, workload))
     except MillraceError as error:
         note = f"not announced: {error}; then `millrace models {workload} --announce` (or its file)"
         options.err.print(note, highlight=False, markup=False, soft_wrap=True)

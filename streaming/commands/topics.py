@@ -82,7 +82,7 @@ def publish_command(
     definition = load(workload, options.overrides(set))
     if events is not None and events.suffix.lower() == ".csv":
         _check_rows(events, definition)
-    brokers = stack.stack(read()).kafka
+    brokers = stack.brokers(read())
     kafka.create_topics(brokers, {name: {} for name in definition.topics.all()})
     total = sum(options.count_lines(path) for path in (events, outcomes) if path is not None)
     sent = 0
@@ -120,7 +120,7 @@ def tail_command(
     from streaming.workloads import load
 
     topics = load(workload).topics
-    brokers = stack.stack(read()).kafka
+    brokers = stack.brokers(read())
     topic = topics.deadletters if deadletters else topics.decisions
     printed = 0
     try:

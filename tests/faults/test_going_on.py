@@ -119,6 +119,9 @@ def test_stop_of_what_does_not_recover(world: Make, data: Data) -> None:
         time.sleep(0.1)
     with pytest.raises(MillraceError, match=r"(?s)ZeroDivisionError.*--cancel"):
         job.stop()
+        job.deploy()  # a stop that met a moment in which it ran: it fails as before
+        wait(lambda: len(flink.failures(job.services.flink, job.job().id)) >= flink.HOPELESS, 30, "failures")
+        job.stop()
     jobs.cancel(job.name, job.services, job.settings)
     job.deploy(FRAUD)
     job.reach(10)

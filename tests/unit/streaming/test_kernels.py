@@ -31,32 +31,37 @@ def test_rows_round_trip(data: st.DataObject, k: int, width: int, columns: int) 
     at = np.array(data.draw(st.lists(int64, min_size=k, max_size=k)), np.int64)
     words = np.array(data.draw(st.lists(int64, min_size=k * width, max_size=k * width)), np.int64).reshape(k, width)
     columned = data.draw(st.lists(texts, min_size=k * columns, max_size=k * columns))
-    out, lengths = write_rows(at.view(np.uint8), words.reshape(-1).view(np.uint8), *join(columned))
+    layout = data.draw(st.integers(0, 2**32 - 1))
+    out, lengths = write_rows(at.view(np.uint8), words.reshape(-1).view(np.uint8), layout, *join(columned))
     bounds = np.append(0, np.cumsum(lengths))
     assert bounds[-1] == len(out)
     for i, (a, b) in enumerate(pairwise(bounds)):
         others = [columned[c * k + i].encode() for c in range(1, columns)]
         sizes = np.array([*map(len, others)], np.int32).tobytes()
-        payload = words[i].tobytes() + sizes + b"".join(others)
+        payload = words[i].tobytes() + np.uint32(layout).tobytes() + sizes + b"".join(others)
         assert bytes(out[a:b]) == frames.row(int(at[i]), columned[i].encode(), payload)
     behind = np.concatenate((np.zeros(3, np.uint8), out))
     buffer, start, end = np.frombuffer(behind.tobytes(), np.uint8), bounds[:-1] + 3, bounds[1:] + 3
-    read, joined, ends = read_rows(buffer, start, end, width, columns - 1)
+    read, joined, ends = read_rows(buffer, start, end, width, layout, columns - 1)
     np.testing.assert_array_equal(read.view(np.int64), np.column_stack((at, words)))
     assert split(joined, ends) == columned[k:]
+    if k:
+        with pytest.raises(ValueError, match="another definition"):
+            read_rows(buffer, start, end, width, layout ^ 1 << 31, columns - 1)
 
 
 @given(st.binary(max_size=60), st.integers(0, 3), st.integers(0, 3))
 def test_what_is_no_row_is_refused(payload: bytes, width: int, count: int) -> None:
     """If this fails, a record of another version is read beyond its end."""
-    frame = frames.row(1, b"key", payload)
-    sizes = [int.from_bytes(payload[8 * width + 4 * c :][:4], "little", signed=True) for c in range(count)]
+    frame, head = frames.row(1, b"key", payload), 8 * width + 4
+    layout = int.from_bytes(payload[8 * width : head], "little")
+    sizes = [int.from_bytes(payload[head + 4 * c :][:4], "little", signed=True) for c in range(count)]
     where = np.frombuffer(frame, np.uint8), np.zeros(1, np.int64), np.array([len(frame)])
-    if len(payload) < 8 * width + 4 * count or 8 * width + 4 * count + sum(max(n, 0) for n in sizes) != len(payload):
-        with pytest.raises(ValueError, match="row frame"):
-            read_rows(*where, width, count)
+    if len(payload) < head + 4 * count or head + 4 * count + sum(max(n, 0) for n in sizes) != len(payload):
+        with pytest.raises(ValueError, match="another definition"):
+            read_rows(*where, width, layout, count)
     else:
-        assert len(read_rows(*where, width, count)[2]) == count + 1
+        assert len(read_rows(*where, width, layout, count)[2]) == count + 1
 
 
 @given(st.lists(st.tuples(texts, st.binary(max_size=9)), max_size=6))

@@ -186,9 +186,9 @@ def test_what_never_waited_is_told_from_what_was_lost() -> None:
     assert {(one.kind, one.offset) for one in ledger.wrong} == {(UNTAUGHT, offset) for offset in lost}
 
 
-def deployed(share: float | None, explores: bool, end: int) -> bytes:
+def deployed(share: float | None, explores: bool, end: int, days: int = 10) -> bytes:
     """The signal of a deployment whose decisions begin at `end`; a share of None: it does not learn."""
-    detail = Deployed(share is not None, share or 1.0, explores, {0: end})
+    detail = Deployed(0 if share is None else days * DAY, share or 1.0, explores, {0: end})
     return encode_signal(Signal("deployed", "small", 1, msgspec.structs.asdict(detail)))
 
 
@@ -217,6 +217,11 @@ def test_decisions_wait_as_they_were_deployed() -> None:
     topics[TOPICS.signals] = topics[TOPICS.signals][:1]
     (ledger,) = ledgers(topics, learning=rule)
     assert ledger.wrong == []
+    for days, late in ((1, 0), (2, -1)):  # outcomes come a day after their events, and that of the last two
+        topics[TOPICS.signals] = records([deployed(1.0, False, 0, days=1)])
+        topics[TOPICS.outcomes] = records(outcome(id, last.get(id, (1 + days) * DAY)) for id in [*ids, "last"])
+        (ledger,) = ledgers(topics, learning=rule)
+        assert ledger.counts["outcomes"]["late"] == (len(ids) if late else 0)
 
 
 @settings(max_examples=100, deadline=None)
