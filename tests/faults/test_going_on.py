@@ -117,11 +117,16 @@ def test_stop_of_what_does_not_recover(world: Make, data: Data) -> None:
     for _ in range(20):  # it runs for a moment each time
         assert not all(finding.well for finding in _jobs(job.settings))
         time.sleep(0.1)
-    with pytest.raises(MillraceError, match=r"(?s)ZeroDivisionError.*--cancel"):
+
+
+    def stop() -> None:
         job.stop()
-        job.deploy()  # a stop that met a moment in which it ran: it fails as before
+        job.deploy()  # as that stop met a moment in which it ran
         wait(lambda: len(flink.failures(job.services.flink, job.job().id)) >= flink.HOPELESS, 30, "failures")
         job.stop()
+
+    with pytest.raises(MillraceError, match=r"(?s)ZeroDivisionError.*--cancel"):
+        stop()
     jobs.cancel(job.name, job.services, job.settings)
     job.deploy(FRAUD)
     job.reach(10)
