@@ -152,7 +152,7 @@ def _jobs(chosen: Settings) -> Iterator[Finding]:
             mend = f"millrace stop {job.name} --cancel, then mend it and deploy it again"
             yield Finding(f"job {job.name}", not why, f"{job.state}{why}", mend)
     for name, command in lost.items():
-        found = f"was deployed, and the cluster knows it no more (nor should it: millrace stop {name} --cancel)"
+        found = f"was deployed, and is gone from the cluster (if it should be: millrace stop {name} --cancel)"
         yield Finding(f"job {name}", False, found, command)
 
 
