@@ -8,7 +8,8 @@ Intervals follow its errors, horizon by horizon, so that they cover as often as 
 An observation is placed on the series' grid of steps. Missing cells, up to the longest season, are filled in the
 model and never judged; of observations less than half a step apart the first counts, and late ones are not
 learnt. A time far ahead counts once another follows it, and where it was wrong, the series begins anew when as many
-in a row as it has cells, and `PATIENCE`, are behind.
+in a row as it has cells, and `PATIENCE`, are behind. A step that was found is found again then, and when for long most
+observations skip cells or share one.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ SAID = (
     ("warming", "too few observations yet"),
     ("ok", ""),
     ("warming", "begun anew after a gap longer than the longest season, or after wrong times"),
-    ("warming", "observations of one time: no step is known"),
+    ("warming", "times that do not go on: no step is known"),
     ("cannot", "the value is out of range (1e30)"),
     ("cannot", "older than what is known of the series: not learnt"),
     ("cannot", "ahead by a gap longer than the longest season: not learnt unless the next one is, too"),

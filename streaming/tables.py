@@ -39,6 +39,11 @@ def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
                     raise DefinitionError(f"{path}:{rows.line_num}: found more cells than the header has columns")
                 cells = {name: cell for name, cell in row.items() if cell}
                 found = {n: c if n in texts or n not in fields else _value(n, c) for n, c in cells.items()}
+                if number == 1 and isinstance(at := found.get("at"), int) and 10**9 <= at < 10**10:
+                    raise DefinitionError(
+                        f"{path}:2: found `at` {at}, in 1970, expected milliseconds; seconds with three zeros behind, "
+                        "or a date and time"
+                    )
                 yield msgspec.json.encode({"id": f"row-{number}", **found})
         except (UnicodeDecodeError, csv.Error) as error:
             expected = f"expected text in UTF-8, at most {csv.field_size_limit():,} characters a cell"
@@ -47,8 +52,17 @@ def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
 
 def _value(name: str, cell: str) -> object:
     if name == "at":
-        return _first(cell, int, lambda text: round(_utc(datetime.fromisoformat(text)).timestamp() * 1000))
+        digits = len(cell) if cell.isdecimal() else 0
+        return _first(cell, *([_iso] if digits == 8 else [_whole, _iso]))  # 20241231
     return _first(cell, int, float)
+
+
+def _iso(text: str) -> int:
+    return round(_utc(datetime.fromisoformat(text)).timestamp() * 1000)
+
+
+def _whole(text: str) -> int:
+    return int(text.removesuffix(".0"))
 
 
 def _utc(time: datetime) -> datetime:

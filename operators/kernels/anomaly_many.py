@@ -79,7 +79,8 @@ def standardise(s: Floats, g: A.Singles, b: int, n: int, values: Floats, x: Floa
         if v != before:
             g[q + LONGEST] = max(0.9995 * g[q + LONGEST], g[q + RUN])
         g[q + RUN] = g[q + RUN] + 1.0 if v == before else 0.0
-        stuck = max(stuck, math.log((1.0 + g[q + RUN]) / (2.0 + g[q + LONGEST])))
+        if deviation > 0.0:  # what never changed yet would hide another that stops
+            stuck = max(stuck, math.log((1.0 + g[q + RUN]) / (2.0 + g[q + LONGEST])))
         x[2 * LIMIT + i] = v
     return greatest, missing, stuck
 

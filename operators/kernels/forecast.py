@@ -30,6 +30,8 @@ Then the excess falls as the square of the cells."""
 FAR = 1e3
 """Standard deviations from the mean at which the scale is taken to have changed."""
 LEAST = 0.1
+FITS, MISFITS = 3.0, 64.0
+"""What an observation in the cell after the last one counts, and how much against the step makes it wrong."""
 PATIENCE = 16
 """Observations in a row, each later than the one before, that must be behind the clock before it is taken for wrong."""
 
@@ -84,7 +86,8 @@ def observe(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None
         return
     s[S.STEP] = spacing(s, p, w.path)
     for i in range(S.FIRST):
-        place(s, f, p, w, s[p.early + 2 * i], s[p.early + 2 * i + 1])
+        if s[S.STEP] > 0.0:  # else one of them made all begin anew
+            place(s, f, p, w, s[p.early + 2 * i], s[p.early + 2 * i + 1])
 
 
 @kernel
@@ -134,6 +137,13 @@ def place(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None:
     gap, expected = 1, at
     if s[S.COUNT] > 0.0:
         gap = math.floor((at - s[S.LAST]) / s[S.STEP] + 0.5)
+        if gap > 1 or (gap == 0 and at > s[S.LAST]):
+            s[S.MISFIT] += 1.0
+        elif gap == 1:
+            s[S.MISFIT] = max(s[S.MISFIT] - FITS, 0.0)
+        if p.step == 0.0 and s[S.MISFIT] >= MISFITS:
+            anew(s, p, at, x)
+            return
         if gap == 0:
             return
         expected = s[S.LAST] + gap * s[S.STEP]
@@ -141,17 +151,26 @@ def place(s: Floats, f: Halves, p: Plan, w: Room, at: float, x: float) -> None:
             s[S.REASON] = S.BEHIND if gap < 0 else S.AHEAD
             if not strayed(s, at, math.copysign(1.0, gap), 2.0 if gap > 0 else max(s[S.COUNT], PATIENCE)):
                 return
-            found, since = s[S.STEP], s[S.SINCE]
-            for j in range(p.words):
-                s[j] = 0.0
-            s[S.STEP], s[S.SINCE], s[S.REASON] = found, since, S.REGAIN
-            gap, expected = 1, at
+            anew(s, p, at, x)
+            if p.step == 0.0:
+                return
+            s[S.STEP], gap, expected = p.step, 1, at
     if s[S.COUNT] == 0.0:
         s[S.BASE], s[S.NEXT] = x, ready(s, p)
     for _ in range(gap - 1):
         cell(s, f, p, w, np.nan)
     cell(s, f, p, w, x)
     s[S.LAST], s[S.STRAYS] = expected + FOLLOW * (at - expected), 0.0
+
+
+@kernel
+def anew(s: Floats, p: Plan, at: float, x: float) -> None:
+    """Forget the series; this observation is the first whose times tell the step."""
+    since = s[S.SINCE]
+    for j in range(p.words):
+        s[j] = 0.0
+    s[S.SINCE], s[S.REASON] = since, S.REGAIN
+    s[p.early], s[p.early + 1], s[S.LATER] = at, x, 1.0
 
 
 @kernel

@@ -47,8 +47,9 @@ WARMING, OK, REGAIN, TIMES, RANGE, BEHIND, AHEAD = range(7)
     BEGIN,  # first cell of the ring at the last restart
     STRAYS,  # observations in a row whose times are off the clock, below 0 where behind it; and the newest such time
     STRAY,
-) = range(27)
-HEAD = 27
+    MISFIT,  # observations that skipped cells or shared one, less FITS for each that did not
+) = range(28)
+HEAD = 28
 
 NAIVE, WEEKLY, SMOOTH, SMOOTH_LOG, LEAST, LEAST_LOG, MEDIAN, COMBINED = range(8)
 EXPERTS = 6
@@ -103,7 +104,7 @@ MEMBER = 4
 member: first all levels, …, last all of the second season's last step."""
 
 
-VERSION = 3
+VERSION = 4
 SETTINGS = b"".join(a.tobytes() for a in (LAG_TABLE, LAG_TABLE_LOG, GRID, LONG)) + bytes([VERSION])
 """What a stored state depends on, beside its plan."""
 

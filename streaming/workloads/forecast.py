@@ -21,8 +21,8 @@ from streaming.workload import Workload
 
 Status = Literal["ok", "warming", "cannot"]
 
-DIGITS = 7
-"""Significant digits of a forecast's largest number."""
+DIGITS, FINE = 7, 3
+"""Significant digits of a forecast's largest number, and, where that needs more, of its narrowest interval."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,12 @@ class Intervals:
 def _rounded(
     numbers: np.ndarray[tuple[int, int], np.dtype[np.float64]],
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Each row rounded to so many digits of its largest number."""
+    """Each row, means then lower and upper edges, rounded to so many digits."""
     largest = np.maximum(np.abs(numbers).max(axis=1, initial=0.0, where=np.isfinite(numbers)), 1e-300)
-    unit = 10.0 ** (np.floor(np.log10(largest)) + 1 - DIGITS)[:, None]
+    _, lower, upper = np.split(numbers, 3, axis=1)
+    narrowest = (upper - lower).min(axis=1, initial=np.inf, where=upper > lower)
+    finest = np.maximum(np.minimum(largest, narrowest * 10.0 ** (DIGITS - FINE)), largest * 10.0 ** (DIGITS - 15))
+    unit = 10.0 ** (np.floor(np.log10(finest)) + 1 - DIGITS)[:, None]
     whole = np.round(numbers / unit)
     return np.where(unit < 1, whole / np.maximum(np.round(1 / unit), 1.0), whole * unit)
 

@@ -287,6 +287,18 @@ def test_a_calm_values_jump_is_not_hidden_by_a_wild_one() -> None:
     assert told["value_1"] > told["value_0"]
 
 
+@pytest.mark.parametrize("beside", [0, 600])
+def test_a_set_point_hides_no_value_that_is_stuck(beside: int) -> None:
+    """A value that never changes, or seldom, beside the others makes it usual that one hangs."""
+    noise = np.random.default_rng(4).standard_normal(2500).tolist()
+    rows = [{0: v, 1: float(i // beside if beside else 5)} for i, v in enumerate(noise)]
+    for row in rows[2000:]:
+        row[0] = rows[2000][0]
+    told, _ = named(rows)
+    assert set(flagged(told, "stuck")) >= set(range(2005, 2100))
+    assert told["alarm"][2000:2100].any()
+
+
 def test_what_is_wrong_with_a_reading_is_named() -> None:
     """Gaps, duplicates, late, missing and stuck readings go unnoticed, or stop the sensor."""
     values = np.random.default_rng(3).standard_normal(1000)

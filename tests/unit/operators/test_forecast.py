@@ -273,8 +273,27 @@ def test_a_wrong_time_is_got_over(forecaster: Forecaster, wrong: list[int], warm
     codes = out[:, 1].astype(int)
     assert codes[399] == state.OK
     assert out[399, 2] == HOUR
-    assert (codes[wrong[-1] + 1 : wrong[-1] + 16] == (state.BEHIND if warms else state.OK)).all() or wrong == [0]
+    after = (state.BEHIND if forecaster is HOURLY else state.TIMES) if warms else state.OK
+    assert (codes[wrong[-1] + 1 : wrong[-1] + 16] == after).all() or wrong == [0]
     assert codes[300] == (state.AHEAD if 300 in wrong else state.OK)
+
+
+@pytest.mark.parametrize(("before", "first", "then"), [(9, 1, 600), (500, 60, 21_600), (9, 1, 300), (400, 3600, 300)])
+def test_another_step_is_found(before: int, first: int, then: int) -> None:
+    """If this fails, a series that begins at another pace than it keeps, or changes it, has no forecasts any more."""
+    at = np.cumsum(np.where(np.arange(before + 600) < before, first, then)) * 1000
+    out = feed(FOUND, daily(len(at)), at)
+    assert out[-1, 1] == state.OK
+    assert out[-1, 2] == then * 1000
+    assert (out[-100:, 1] == state.OK).all()
+
+
+def test_a_step_is_kept_where_much_is_missing_or_doubled() -> None:
+    """If this fails, gaps, or several observations of one time, make a series begin anew."""
+    there = np.flatnonzero(np.random.default_rng(1).random(3000) < 0.4)
+    assert (feed(FOUND, daily(3000)[there], there * HOUR)[300:, 1] == state.OK).all()
+    at = np.repeat(np.arange(400), 3) * HOUR + np.tile([0, 60_000, 120_000], 400)
+    assert (feed(FOUND, np.repeat(daily(400), 3), at)[300:, 2] > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -321,7 +340,7 @@ def test_what_cannot_be_forecast_says_so() -> None:
     assert [SAID[int(out[i, 1])][0] for i in (59, 60, 61, 119)] == ["ok", "cannot", "warming", "ok"]
     assert "gap" in SAID[int(out[60, 1])][1]
     assert "gap" in SAID[int(out[61, 1])][1]
-    assert "one time" in SAID[int(feed(FOUND, daily(20), np.zeros(20))[-1, 1])][1]
+    assert "do not go on" in SAID[int(feed(FOUND, daily(20), np.zeros(20))[-1, 1])][1]
 
 
 @pytest.mark.parametrize("level", [0.9, 0.95])

@@ -26,9 +26,17 @@ def test_seasons_are_durations_or_numbers_of_steps() -> None:
         forecast(seasons="1d")
 
 
-def test_numbers_have_seven_digits() -> None:
-    """If this fails, a forecast of millions warns of a division by zero, or is rounded away."""
+def test_numbers_have_seven_digits_or_what_their_intervals_need() -> None:
+    """If this fails, a forecast of millions warns of a division by zero, or its interval is rounded away."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = _rounded(np.array([[123456789.0, 1.0], [0.0123456789, 0.0], [0.0, 0.0], [1e30, np.nan]]))
-    np.testing.assert_allclose(rows, [[123456800.0, 0.0], [0.01234568, 0.0], [0.0, 0.0], [1e30, np.nan]])
+        given = [
+            [123456789.0, 1e3, 1e8], [0.0123456789, 0.0, 0.0], [0.0, 0.0, 0.0], [1e30, np.nan, np.nan],
+            [123456789.123456, 123456788.123456, 123456790.123456], [1e15 + 0.5, 1e15, 1e15 + 1],
+        ]  # fmt: skip
+        rows = _rounded(np.array(given))
+    expected = [
+        [123456800.0, 1e3, 1e8], [0.01234568, 0.0, 0.0], [0.0, 0.0, 0.0], [1e30, np.nan, np.nan],
+        [123456789.12, 123456788.12, 123456790.12], [1e15, 1e15, 1e15],
+    ]  # fmt: skip
+    np.testing.assert_allclose(rows, expected, rtol=1e-12)

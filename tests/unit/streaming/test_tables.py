@@ -21,16 +21,20 @@ def rows(folder: Path, text: str) -> list[dict[str, object]]:
 def test_rows_become_events(tmp_path: Path) -> None:
     """If this fails, a time is read in another zone, a sensor's number becomes a number, or an empty cell a value."""
     text = "at,sensor,value,note\n2026-01-01T00:00:00,7,1.5,x\n2026-01-01 01:00:00+01:00,7,,\n1767225600000,8,oops,\n"
+    text += "20260101,7,1,\n1767225600000.0,7,1,\n"
     assert rows(tmp_path, text) == [
         {"id": "row-1", "at": 1767225600000, "sensor": "7", "value": 1.5, "note": "x"},
         {"id": "row-2", "at": 1767225600000, "sensor": "7"},
         {"id": "row-3", "at": 1767225600000, "sensor": "8", "value": "oops"},
+        {"id": "row-4", "at": 1767225600000, "sensor": "7", "value": 1},
+        {"id": "row-5", "at": 1767225600000, "sensor": "7", "value": 1},
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("time,sensor\n1,2\n", "'at'"), ("", "'at'"), ("at,sensor,value\n1,2,3,4\n", ":2:")],
+    [("time,sensor\n1,2\n", "'at'"), ("", "'at'"), ("at,sensor,value\n1,2,3,4\n", ":2:"),
+     ("at,sensor,value\n1767225600,a,3\n", ":2: .*expected milliseconds")],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, found: str) -> None:
     """If this fails, a file with a missing or a surplus column is decided as something else."""
