@@ -90,6 +90,8 @@ def reading(
         A.add(A.excess_log(s, b, one.RUNS, raw[one.RUNS] - 0.7), 1.0, A.UNCHANGED, row, room)
         flags |= A.STUCK if row[A.UNCHANGED] > 0.0 else 0
         flags |= A.SCALE if one.rescaled(s, b) else 0
+        if s[b + one.VARIANCE] == 0.0:
+            room[0] = -math.inf  # it never changed yet: nothing about it is unusual
     total = A.finish(s, g, b, (step, flags), rules, room, row)
     if learning:
         A.keep(s, g, b, total, raw, room, one.SKETCHES)

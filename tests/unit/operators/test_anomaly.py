@@ -232,6 +232,13 @@ def test_new_sensor_warms_without_alarm() -> None:
     assert np.flatnonzero(told["alarm"]).tolist() == [300]
 
 
+def test_what_never_changed_alarms_when_it_does() -> None:
+    """A sensor that always reads the same alarms as often as the budget allows, or its first change goes unnoticed."""
+    values = np.full(3000, 7.5)
+    values[2500] = 7.6
+    assert np.flatnonzero(once(values)["alarm"][:2501]).tolist() == [2500]
+
+
 def test_repeats_after_an_alarm_are_damped() -> None:
     """An excursion of many readings makes as many alarms."""
     values = np.random.default_rng(2).standard_normal(1500)
