@@ -145,12 +145,20 @@ class Ledger:
                 asked.append((id, action, explored))
         self._rows[topic].append(np.array(rows, ROW))
         if self._learning is not None and topic in (self._topics.decisions, self._topics.outcomes):
-            made = self._rows[topic][-1]
-            made["waits"] = self._waits(self._learning, asked)
-            for one in self._deployed if topic == self._topics.decisions else ():
-                ends = np.array([one.decisions.get(w, 0) for w in (made["where"] >> OFFSET).tolist()], np.int64)
-                mine = made["where"] & ((1 << OFFSET) - 1) >= ends
-                made["waits"][mine] = self._waits(one.of(self._learning), asked)[mine]
+            made, rules = self._rows[topic][-1], [self._learning]
+            rules += [one.of(self._learning) for one in self._deployed]
+            of = self._deployment(made["where"]) if topic == self._topics.decisions else np.zeros(len(made), np.int64)
+            for number in np.unique(of).tolist():
+                mine = np.flatnonzero(of == number)
+                made["waits"][mine] = self._waits(rules[number], [asked[i] for i in mine.tolist()])
+
+    def _deployment(self, where: I64) -> I64:
+        """Of each decision the number of the deployment that made it, 0 where none is known."""
+        of, partition = np.zeros(len(where), np.int64), where >> OFFSET
+        for number, one in enumerate(self._deployed, start=1):
+            ends = np.array([one.decisions.get(p, 0) for p in range(int(partition.max(initial=0)) + 1)], np.int64)
+            of[where & ((1 << OFFSET) - 1) >= ends[partition]] = number
+        return of
 
     def _hear(self, signal: _Signal) -> None:
         """What a signal says of examples that were learned, or of how decisions wait from then on."""

@@ -70,7 +70,7 @@ class Plan:
         """Stages with features of outcomes."""
         return tuple(stage for stage in self.stages if stage.features.labelled)
 
-    @property
+    @cached_property
     def told(self) -> set[str]:
         """The fields of an event that labels of it are told with, beside `id` and `at`."""
         numbers = {self.workload.numbers[column] for stage in self.labelled for column in stage.columns}
