@@ -2,10 +2,11 @@
 
 A sensor's state is one row of float64 words: this header, then the words of its detectors (`anomaly_one`,
 `anomaly_many`). Rolling extremes are kept as block maxima: for up to 24 sketches the maxima of the last 32 blocks, of
-8 readings at first and, merged in pairs while the sensor is young, of 128 in the end, so that the window is 4,096
-readings. What belongs to the block of the present does not count yet: a slow anomaly does not become its own norm. A
-reading's excess over a sketch is in units of the mean excess of the largest maxima (Pickands' and Hill's idea of a
-tail), so that detectors of any unit can be added.
+8 readings at first and, merged in pairs while the sensor is young, of 128 or more in the end, so that the window is
+4,096 readings and no less than 8 days: what comes every week must be usual of a sensor that reads every second. What
+belongs to the block of the present does not count yet: a slow anomaly does not become its own norm. A reading's excess
+over a sketch is in units of the mean excess of the largest maxima (Pickands' and Hill's idea of a tail), so that
+detectors of any unit can be added.
 """
 
 import math
@@ -40,6 +41,8 @@ LEVEL, FORECAST, SEASONAL, DRIFT, SPREAD, HALF_SPACE, SHAPE, UNCHANGED, DISTANCE
 GAP, DUPLICATE, LATE, STUCK, SCALE, MISSING, REPEAT, RENAMED, IGNORED = (1 << bit for bit in range(9))
 OK, WARMING, CANNOT = range(3)
 
+SPAN = 8.0 * 86_400_000.0
+"""Milliseconds that a grown sensor's blocks cover at least, and four times of which they do not exceed."""
 PATIENCE = 16.0
 """Late readings in a row after which the clock is taken for wrong, not they."""
 RECENT = 24.0
@@ -169,7 +172,7 @@ def bounds(s: Floats, g: Singles, b: int, k: int, best: Floats) -> None:
     if k == SCORE:
         s[b + RECORD] = best[0]
     else:
-        bound += tail * math.log(BLOCKS * LONGEST / max(s[b + FILLED] * s[b + LENGTH], 1.0))
+        bound += tail * max(math.log(BLOCKS * LONGEST / max(s[b + FILLED] * s[b + LENGTH], 1.0)), 0.0)
     s[b + BOUND + k] = bound if bound > -math.inf else math.nan
 
 
@@ -177,6 +180,8 @@ def bounds(s: Floats, g: Singles, b: int, k: int, best: Floats) -> None:
 def close(s: Floats, g: Singles, b: int, sketches: int, best: Floats) -> None:
     """Count a reading into the present block; a full block enters the first `sketches`."""
     s[b + INSIDE] += 1.0
+    if s[b + LENGTH] > LONGEST and s[b + LENGTH] * BLOCKS * s[b + CADENCE] > 4.0 * SPAN:
+        s[b + LENGTH] /= 2.0  # it reads less often than it did
     if s[b + INSIDE] >= s[b + LENGTH]:
         s[b + INSIDE] = 0.0
         place = int(s[b + PLACE])
@@ -187,7 +192,7 @@ def close(s: Floats, g: Singles, b: int, sketches: int, best: Floats) -> None:
         s[b + FILLED] = max(s[b + FILLED], place)
         if place == BLOCKS:
             place = 0
-            if s[b + LENGTH] < LONGEST:
+            if s[b + LENGTH] < LONGEST or s[b + LENGTH] * BLOCKS * s[b + CADENCE] < SPAN:
                 place = BLOCKS // 2
                 for k in range(sketches):
                     o = 2 * (b + RINGS) + k * BLOCKS

@@ -25,8 +25,8 @@ BEYOND = ((FORECAST, A.FORECAST), (SEASON, A.SEASONAL), (DRIFT, A.DRIFT), (LOUD,
 OWN = A.RINGS + SKETCHES * A.BLOCKS // 2
 (
     ORIGIN, MEAN, VARIANCE, SEEN, LAST, RUN, ERROR, FLAT_LOSS, DAY_LOSS, WEEK_LOSS, DRIFTED, SPREAD, LAGS_KNOWN,
-    MODE, DAY_BIN, DAY_SUM, DAY_COUNT, WEEK_BIN, WEEK_SUM, WEEK_COUNT, TREE_COUNT, TREES_KNOWN,
-) = range(OWN, OWN + 22)  # fmt: skip
+    MODE, DAY_BIN, DAY_SUM, DAY_COUNT, WEEK_BIN, WEEK_SUM, WEEK_COUNT, TREE_COUNT, TREES_KNOWN, STEPS,
+) = range(OWN, OWN + 23)  # fmt: skip
 GATHERED = OWN + 24
 """Of each of two scales: sum, readings in it, points of the shape, points learned from."""
 LOCAL, LAGS = GATHERED + 8, GATHERED + 12
@@ -243,12 +243,13 @@ def learn_shape(g: A.Singles, o: int, rate: float, x: Floats) -> None:
 
 @part
 def learn_value(s: Floats, b: int, v: float) -> None:
-    """Move mean and variance (over 2,000 readings at most), and the lags."""
+    """Move mean and variance (over 2,000 readings at most), mean step (over 500), and the lags."""
     s[b + SEEN] += 1.0
     rate = max(1.0 / s[b + SEEN], 0.0005)
     move = v - s[b + MEAN]
     s[b + MEAN] += rate * move
     s[b + VARIANCE] = (1.0 - rate) * (s[b + VARIANCE] + rate * move * move)
+    s[b + STEPS] += max(1.0 / s[b + SEEN], 0.002) * (s[b + LOCAL + 3] - s[b + STEPS])
     for i in range(ORDER - 1, 0, -1):
         s[b + LAGS + i] = s[b + LAGS + i - 1]
     s[b + LAGS] = s[b + LAST] = v
@@ -265,9 +266,11 @@ def interrupt(s: Floats, b: int) -> None:
 
 @part
 def rescaled(s: Floats, b: int) -> bool:
-    """Whether forecast errors have for some time been of quite another size than they were.
+    """Whether forecast errors, and the steps from reading to reading, have for some time been of another size.
 
-    Where they fall but the steps from reading to reading do not, the sensor is only foreseen ever better.
+    Errors alone tell of another level, or of a sensor that is foreseen ever better.
     """
-    fell = s[b + SPREAD] < 0.04 and s[b + RUN] < 8.0 and s[b + SPREAD] * s[b + ERROR] > 0.04 * s[b + LOCAL + 3]
-    return bool(s[b + SEEN] > 200.0 and s[b + ERROR] > 0.0 and (s[b + SPREAD] > 5.0 or fell))
+    steps, usual = s[b + LOCAL + 3], s[b + STEPS]
+    rose = s[b + SPREAD] > 5.0 and steps > 3.0 * usual
+    fell = s[b + SPREAD] < 0.04 and s[b + RUN] < 8.0 and steps < 0.3 * usual
+    return bool(s[b + SEEN] > 200.0 and s[b + ERROR] > 0.0 and (rose or fell))

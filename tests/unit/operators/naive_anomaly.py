@@ -12,7 +12,7 @@ from operators.kernels import anomaly_one as one
 Floats = NDArray[np.float64]
 
 
-def blocks(values: list[float]) -> tuple[list[float], int]:
+def blocks(values: list[float], cadence: float) -> tuple[list[float], int]:
     """Maxima of the full blocks that are kept of `values`, and their length; -inf: a block without a value."""
     kept: list[float] = []
     length, inside = A.FIRST, []
@@ -21,7 +21,7 @@ def blocks(values: list[float]) -> tuple[list[float], int]:
         if len(inside) == length:
             kept = [*kept, max((float(np.float32(v)) for v in inside if v == v), default=-math.inf)][-A.BLOCKS :]
             inside = []
-            if len(kept) == A.BLOCKS and length < A.LONGEST:
+            if len(kept) == A.BLOCKS and (length < A.LONGEST or length * A.BLOCKS * cadence < A.SPAN):
                 kept = [max(kept[2 * i], kept[2 * i + 1]) for i in range(A.BLOCKS // 2)]
                 length *= 2
     return kept, length
@@ -36,7 +36,7 @@ def bound(kept: list[float], length: int) -> tuple[float, float]:
     if len(top) < A.KTH:
         return math.nan, math.nan
     tail = sum(top) / 4 - 1.25 * top[-1]
-    return top[-1] + tail * math.log(A.BLOCKS * A.LONGEST / (length * len(kept))), tail
+    return top[-1] + tail * max(math.log(A.BLOCKS * A.LONGEST / (length * len(kept))), 0.0), tail
 
 
 def p_value(kept: list[float], length: int, x: float) -> float:

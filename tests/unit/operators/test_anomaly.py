@@ -61,16 +61,17 @@ def flagged(told: dict[str, Floats], name: str) -> list[int]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 6000), SEEDS, st.integers(1, 5))
-def test_records_are_block_maxima(n: int, seed: int, gaps: int) -> None:
+@given(st.integers(0, 10_000), SEEDS, st.integers(1, 5), st.sampled_from([1000.0, 60_000.0, 300_000.0]))
+def test_records_are_block_maxima(n: int, seed: int, gaps: int, cadence: float) -> None:
     """Bounds of what is usual are not those of the window."""
     draw = np.random.default_rng(seed)
     values = np.where(draw.random(n) < 0.1 * gaps, np.nan, draw.standard_normal(n).round(2))
     (s, g), room, raw = fresh(), np.zeros(8), np.full(A.SKETCHES, np.nan)
+    s[A.CADENCE] = cadence
     for value in values:
         raw[3] = value
         A.keep(s, g, 0, math.nan, raw, room, A.SKETCHES)
-    kept, length = naive.blocks(values.tolist())
+    kept, length = naive.blocks(values.tolist(), cadence)
     assert s[A.LENGTH] == length
     bound, tail = naive.bound(kept, length)
     assert s[A.BOUND + 3] == pytest.approx(bound, nan_ok=True)
@@ -83,9 +84,10 @@ def test_score_is_the_rank_among_block_maxima(n: int, seed: int, place: float) -
     """A score is no p-value: one threshold means another rate of false alarms on each sensor."""
     scores = np.random.default_rng(seed).standard_normal(n)
     (s, g), room, raw = fresh(), np.zeros(8), np.full(A.SKETCHES, np.nan)
+    s[A.CADENCE] = HOUR
     for score in scores:
         A.keep(s, g, 0, score, raw, room, A.SKETCHES)
-    kept, length = naive.blocks([math.nan] * 33 + scores[33:].tolist())
+    kept, length = naive.blocks([math.nan] * 33 + scores[33:].tolist(), HOUR)
     x = place * float(np.sort(scores)[-3])
     wanted, found = naive.p_value(kept, length, x), math.exp(-A.surprise(s, g, 0, x))
     if wanted == 1.0:
@@ -355,6 +357,29 @@ def test_budget_of_alarms_is_kept_on_quiet_sensors(alarms: str) -> None:
     count = sum(once(row, at, Detector(alarms=alarms))["alarm"].sum() for row in noise)
     days = sensors * (k - 128) / 72
     assert count / days == pytest.approx(1 / int(alarms[2]), rel=0.2)
+
+
+@pytest.mark.parametrize("kind", ["office", "nightly", "uptime"])
+def test_budget_of_alarms_is_kept_where_readings_are_many(kind: str) -> None:
+    """What comes every day, or a counter that only rises, alarms each time on a sensor that reads often."""
+    seconds, weeks = {"office": 60, "nightly": 20, "uptime": 60}[kind], 4
+    i = np.arange(weeks * 7 * 86_400 // seconds)
+    hours = i * seconds / 3600 % 168
+    open_, runs = (hours < 120) & (hours % 24 >= 8) & (hours % 24 < 18), hours % 24 // (1 / 6) == 18
+    noise = np.random.default_rng(8).standard_normal(len(i))
+    values = {"office": 100.0 * open_ + noise, "nightly": 60.0 * runs + noise, "uptime": 1.0 * seconds * i}[kind]
+    told = once(values, START + 1000 * seconds * i)
+    assert not flagged(told, "scale")
+    assert told["alarm"].sum() <= weeks + 4
+
+
+def test_a_sensor_that_reads_less_often_remembers_no_longer_for_it() -> None:
+    """A sensor that once read every second knows of the years since as one block."""
+    draw, states = np.random.default_rng(8), np.empty((1, Detector().words))
+    Detector().zero(states)
+    at = START + np.cumsum(np.repeat([1000, HOUR], [40_000, 600]))
+    run(Detector(), states, draw.standard_normal((len(at), 1)), at)
+    assert states[0, A.LENGTH] == A.LONGEST
 
 
 def test_verdicts_move_the_threshold() -> None:
