@@ -1,12 +1,14 @@
 """CSV files as events: the columns are named as the fields of an event, and each row becomes the JSON of one.
 
 `at` may be milliseconds since the epoch or a date and time (ISO 8601; UTC where it names no zone); a row without an
-`id` gets `row-N`. Columns that are no fields are kept, as text. An empty cell is a missing field.
+`id` gets `row-N`. Rows are events in the order in which they came, the oldest first. Columns that are no fields are
+kept, as text. An empty cell is a missing field.
 """
 
 import csv
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import msgspec
@@ -34,20 +36,32 @@ def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
                     f"{path}:1: found the columns {', '.join(header) or 'none'}, expected {missing[0]!r} among them "
                     f"({kind.__name__} has {', '.join(sorted(fields))})"
                 )
-            for number, row in enumerate(rows, start=1):
-                if None in row:
-                    raise DefinitionError(f"{path}:{rows.line_num}: found more cells than the header has columns")
-                cells = {name: cell for name, cell in row.items() if cell}
+            lines = ((rows.line_num, {name: cell for name, cell in row.items() if cell}) for row in rows)
+            first = list(islice(lines, 1000))
+            _check_times(path, [_value("at", cells.get("at", "")) for _, cells in first])
+            for number, (line, cells) in enumerate(chain(first, lines), start=1):
+                if None in cells:
+                    raise DefinitionError(f"{path}:{line}: found more cells than the header has columns")
                 found = {n: c if n in texts or n not in fields else _value(n, c) for n, c in cells.items()}
-                if number == 1 and isinstance(at := found.get("at"), int) and 10**9 <= at < 10**10:
-                    raise DefinitionError(
-                        f"{path}:2: found `at` {at}, in 1970, expected milliseconds; seconds with three zeros behind, "
-                        "or a date and time"
-                    )
                 yield msgspec.json.encode({"id": f"row-{number}", **found})
         except (UnicodeDecodeError, csv.Error) as error:
             expected = f"expected text in UTF-8, at most {csv.field_size_limit():,} characters a cell"
             raise DefinitionError(f"{path}:{rows.line_num + 1}: {error}; {expected}") from error
+
+
+def _check_times(path: Path, first: list[object]) -> None:
+    """Refuse seconds, which are times in 1970, and rows with the newest first, which would each come late."""
+    times = [at for at in first if isinstance(at, int)]
+    if times and 10**9 <= times[0] < 10**10:
+        raise DefinitionError(
+            f"{path}:2: found `at` {times[0]}, in 1970, expected milliseconds; seconds with three zeros behind, or a "
+            "date and time"
+        )
+    if len(times) > 2 and times[-1] < times[0] and all(after <= before for before, after in pairwise(times)):
+        raise DefinitionError(
+            f"{path}:2: found rows with the newest first, expected the oldest first, as they came; to turn them round: "
+            f"(head -1 {path}; tail -n +2 {path} | tac) > turned.csv"
+        )
 
 
 def _value(name: str, cell: str) -> object:

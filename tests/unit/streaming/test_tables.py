@@ -34,7 +34,8 @@ def test_rows_become_events(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [("time,sensor\n1,2\n", "'at'"), ("", "'at'"), ("at,sensor,value\n1,2,3,4\n", ":2:"),
-     ("at,sensor,value\n1767225600,a,3\n", ":2: .*expected milliseconds")],
+     ("at,sensor,value\n1767225600,a,3\n", ":2: .*expected milliseconds"),
+     ("at,sensor,value\n20260102,a,3\n20260102,b,3\n20260101,a,3\n", "newest first.*tac")],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, found: str) -> None:
     """If this fails, a file with a missing or a surplus column is decided as something else."""
