@@ -22,6 +22,10 @@ MARGIN = 0.5
 """How far beyond the values seen a forecast may go, in standard deviations."""
 
 
+RISE = 6
+"""Cells over which the drift of a series without a season is taken."""
+
+
 class Room(NamedTuple):
     """Scratch arrays, alive for one call; ahead: f64[voters + 1, h] in units of the series."""
 
@@ -131,6 +135,17 @@ def repeat(s: Floats, f: Halves, p: Plan, season: int, out: Floats) -> None:
 
 
 @kernel
+def risen(s: Floats, f: Halves, p: Plan, t: int) -> float:
+    """By how much the cell before `t` is above the one a season before, or as much as it rose in the last RISE cells."""
+    first, season = int(s[S.BEGIN]), max(int(s[S.S1]), 1)
+    span = season if season > 1 else min(RISE, t - 1 - first)
+    if span < 1 or t - 1 - span < first:
+        return 0.0
+    rise = float(f[p.ring32 + (t - 1) % p.ring]) - float(f[p.ring32 + (t - 1 - span) % p.ring])
+    return rise * season / span
+
+
+@kernel
 def look(s: Floats, f: Halves, p: Plan, w: Room) -> None:
     """Fill w.ahead: each expert's forecast of the `h` cells to come, their median, and the combination.
 
@@ -142,6 +157,9 @@ def look(s: Floats, f: Halves, p: Plan, w: Room) -> None:
     s1, s2 = max(int(s[S.S1]), 1), int(s[S.S2])
     repeat(s, f, p, s1, w.ahead[S.NAIVE])
     repeat(s, f, p, s2 if s2 > 0 else s1, w.ahead[S.WEEKLY])
+    rising, rise = int(s[S.RISING]), risen(s, f, p, int(s[S.COUNT]))
+    for q in range(p.h if rising >= 0 else 0):
+        w.ahead[rising, q] += rise * (q // s1 + 1)
     margin = MARGIN * s[S.SPREAD]
     low, high = s[S.LOW] - margin, s[S.HIGH] + margin
     if s[S.LOW] >= 0.0:
@@ -246,16 +264,18 @@ def score(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
     scale = s[S.SEASONAL] / max(s[S.SEASONALS], 1.0)
     scale = scale if scale > 0.0 else 1.0
     said, v = w.weights, x - s[S.BASE]
+    s1, s2, rising = max(int(s[S.S1]), 1), int(s[S.S2]), int(s[S.RISING])
     for slot in range(p.slots):
         origin = s[S.HEAD + slot]
         q = t - int(origin)
         if origin < 0.0 or q < 0 or q >= p.h:
             continue
         o = p.slots32 + slot * len(S.KEPT) * p.h + q
-        s1, s2 = max(int(s[S.S1]), 1), int(s[S.S2])
         said[S.NAIVE] = said[S.WEEKLY] = f[p.ring32 + (t - s1 * (q // s1 + 1)) % p.ring]
         if s2 > 0:
             said[S.WEEKLY] = f[p.ring32 + (t - s2 * (q // s2 + 1)) % p.ring]
+        if rising >= 0:
+            said[rising] += risen(s, f, p, int(origin)) * (q // s1 + 1)
         for k in range(4):
             said[S.SMOOTH + k] = f[o + k * p.h]
         said[S.MEDIAN] = middle(said[0], said[1], said[2], said[3], said[4], said[5])

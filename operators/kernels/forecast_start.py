@@ -58,6 +58,19 @@ def seasons(s: Floats, p: Plan, z: Floats, n: int) -> None:
 
 
 @kernel
+def rising(s: Floats, f: Halves, p: Plan, n: int) -> int:
+    """Which expert is to repeat the first season with its rise; beside a second season only if it is that which rises."""
+    if s[S.S2] == 0.0:
+        return int(S.WEEKLY)
+    season, last, still, risen = int(s[S.S1]), int(s[S.COUNT]) - 1, 0.0, 0.0
+    for i in range(n - 2 * season):
+        now, then = value(s, f, p, last - i), value(s, f, p, last - i - season)
+        still += abs(now - then)
+        risen += abs(now - 2.0 * then + value(s, f, p, last - i - 2 * season))
+    return int(S.NAIVE) if risen < still else -1
+
+
+@kernel
 def due(s: Floats, p: Plan) -> float:
     """COUNT of the next start: when a season has been seen twice, or half as much again; never past the ring."""
     n = s[S.COUNT]
@@ -141,6 +154,7 @@ def restart(s: Floats, f: Halves, p: Plan, w: Room) -> None:
     excess = tame(z, n)
     if p.auto and s[S.S1] == 0.0:  # one outlier hides every season
         seasons(s, p, z, n)
+    s[S.RISING] = rising(s, f, p, n)
     rebase(s, f, p, z, n)
     pair = (int(s[S.S1]), int(s[S.S2]))
     s[S.LAGS_RAW] = lags(f, p.lags_raw32, S.LAG_TABLE, pair, 2 * n // 3, max(n // 6, 1))

@@ -48,10 +48,13 @@ WARMING, OK, REGAIN, TIMES, RANGE, BEHIND, AHEAD = range(7)
     STRAYS,  # observations in a row whose times are off the clock, below 0 where behind it; and the newest such time
     STRAY,
     MISFIT,  # observations that skipped cells or shared one, less FITS for each that did not
-) = range(28)
-HEAD = 28
+    RISING,  # expert that repeats the first season with its rise; -1: none
+) = range(29)
+HEAD = 29
 
 NAIVE, WEEKLY, SMOOTH, SMOOTH_LOG, LEAST, LEAST_LOG, MEDIAN, COMBINED = range(8)
+"""WEEKLY repeats the second season. Where there is none, it repeats the first one with its rise; beside a second one
+NAIVE does, where that would have been nearer."""
 EXPERTS = 6
 VOTERS = 7
 KEPT = (SMOOTH, SMOOTH_LOG, LEAST, LEAST_LOG, COMBINED)
@@ -104,7 +107,7 @@ MEMBER = 4
 member: first all levels, …, last all of the second season's last step."""
 
 
-VERSION = 4
+VERSION = 5
 SETTINGS = b"".join(a.tobytes() for a in (LAG_TABLE, LAG_TABLE_LOG, GRID, LONG)) + bytes([VERSION])
 """What a stored state depends on, beside its plan."""
 
@@ -147,7 +150,7 @@ def plan(
     anchors = sorted({1, 2, 4, 8, max(h // 2, 1), h} | {round(h * part) for part in (0.25, 0.75)})
     anchors = [a for a in anchors if 1 <= a <= h]
     starts = np.cumsum([0, *anchors])
-    ring = max(3 * longest if longest <= 400 else 2 * longest + h, 160)
+    ring = max(3 * longest if longest <= 400 else 2 * longest + h, longest + h + 1, 160)
     reach = 2 * longest + 2
     short = seasons is None or s1 + s2 <= SHORT
     both = longest + longest // 3 if seasons is None else s1 + s2

@@ -226,6 +226,32 @@ def test_one_outlier_is_got_over(at: int, outlier: float) -> None:
     assert errors[0] < 1.2 * errors[1]
 
 
+@pytest.mark.parametrize("rise", [0.0, 3.0])
+def test_a_meter_with_a_day_in_it_is_forecast_as_it_rises(rise: float) -> None:
+    """If this fails, what only grows, as a meter does, is expected to be where it was a day ago."""
+    n, h = 1200, 24
+    t = np.arange(n)
+    draw = np.random.default_rng(3)
+    wave = np.sin(t / 24 * 2 * np.pi)
+    values = rise * t + 5 * wave if rise else np.cumsum(np.maximum(0.0, 3 + 2.5 * wave + draw.normal(0, 0.3, n)))
+    values += draw.normal(0, 0.5, n)
+    mean = part(feed(FOUND, values), FOUND, "mean")
+    origins = np.arange(300, n - h)
+    error = np.abs(values[origins + h] - mean[origins, h - 1]).mean()
+    risen = values[origins] + values[origins + h - 24] - values[origins - 24]
+    assert error <= 1.4 * np.abs(values[origins + h] - risen).mean()
+
+
+def test_a_season_is_remembered_over_a_long_horizon() -> None:
+    """If this fails, what a season ago was is charged the errors of another phase, as much later as the ring is long."""
+    forecaster = Forecaster(300, seasons=(24,), every="1h")
+    states = np.zeros((1, forecaster.words))
+    feed(forecaster, daily(1500), states=states)
+    begin = forecaster._plan["losses"][0]
+    losses = states[0, begin : begin + state.EXPERTS * state.GROUPS].reshape(state.EXPERTS, state.GROUPS)
+    assert (losses[state.NAIVE] < 2.0 * losses[state.SMOOTH]).all()
+
+
 def test_months_are_steps_of_one_length() -> None:
     """If this fails, monthly series are put on a grid that their months miss."""
     at = (np.datetime64("2000-01", "M") + np.arange(120)).astype("datetime64[ms]").astype(np.int64)
