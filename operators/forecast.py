@@ -1,9 +1,10 @@
 """Forecasts of each series from its own observations: what an author declares, and the arrays it works on.
 
-A pool learns side by side in one pass: seasonal naive forecasts, as it was and with its rise, exponential smoothings
-and recursive least squares on lags, on values and on their logarithm. Each is charged the error of what it said up to `horizon` steps before,
-once the truth is there; the mean of all, weighed by those losses, and their median among them, is the forecast.
-Intervals follow its errors, horizon by horizon, so that they cover as often as `level` says whatever happens.
+A pool learns side by side in one pass: seasonal naive forecasts, as the season was and with its rise, exponential
+smoothings and recursive least squares on lags, on values and on their logarithm. Each is charged the error of what it
+said up to `horizon` steps before, once the truth is there; the mean of all, weighed by those losses, and their median
+among them, is the forecast. Intervals follow its errors, horizon by horizon, so that they cover as often as `level`
+says whatever happens.
 
 An observation is placed on the series' grid of steps. Missing cells, up to the longest season, are filled in the
 model and never judged; of observations less than half a step apart the first counts, and late ones are not

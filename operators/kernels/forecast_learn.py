@@ -136,7 +136,7 @@ def repeat(s: Floats, f: Halves, p: Plan, season: int, out: Floats) -> None:
 
 @kernel
 def risen(s: Floats, f: Halves, p: Plan, t: int) -> float:
-    """By how much the cell before `t` is above the one a season before, or as much as it rose in the last RISE cells."""
+    """By how much the cell before `t` is above the one a season before; without a season, the mean of RISE steps."""
     first, season = int(s[S.BEGIN]), max(int(s[S.S1]), 1)
     span = season if season > 1 else min(RISE, t - 1 - first)
     if span < 1 or t - 1 - span < first:

@@ -59,7 +59,7 @@ def seasons(s: Floats, p: Plan, z: Floats, n: int) -> None:
 
 @kernel
 def rising(s: Floats, f: Halves, p: Plan, n: int) -> int:
-    """Which expert is to repeat the first season with its rise; beside a second season only if it is that which rises."""
+    """Which expert is to repeat the first season with its rise; beside a second season only what does rise."""
     if s[S.S2] == 0.0:
         return int(S.WEEKLY)
     season, last, still, risen = int(s[S.S1]), int(s[S.COUNT]) - 1, 0.0, 0.0

@@ -243,7 +243,7 @@ def test_a_meter_with_a_day_in_it_is_forecast_as_it_rises(rise: float) -> None:
 
 
 def test_a_season_is_remembered_over_a_long_horizon() -> None:
-    """If this fails, what a season ago was is charged the errors of another phase, as much later as the ring is long."""
+    """If this fails, the last season is charged the errors of another phase, as much later as the ring is long."""
     forecaster = Forecaster(300, seasons=(24,), every="1h")
     states = np.zeros((1, forecaster.words))
     feed(forecaster, daily(1500), states=states)
