@@ -22,6 +22,7 @@ DAY = 86_400_000  # ms
 CANARY = 2_000  # rows on which LightGBM and ONNX Runtime must agree
 STEPS = 7.5  # trees × rate, of which fewer trees of a larger rate make as good a model, or nearly, up to
 LARGEST = 0.3
+FEW = 0.01  # of the rows, that may have values of which no tree can be made
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def fit(
     rows, label = np.ascontiguousarray(X, np.float32), np.asarray(y, np.float64)
     weights = np.ones(len(label)) if weight is None else np.asarray(weight, np.float64)
     times = np.zeros(len(label), np.int64) if at is None else np.asarray(at, np.int64)
+    rows, (label, weights, times), left = _finite(rows, label, weights, times)
     _check(rows, label, weights, times, features, p)
     if at is None and any(np.isfinite(p.memory_days)):
         raise DefinitionError("boosting.fit: memory_days needs the rows' times; pass at=")
@@ -114,11 +116,22 @@ def fit(
         tuple(features),
         rows,
         scores,
-        recipe=_recipe(p, trees, label) | dict(recipe or {}),
+        recipe=_recipe(p, trees, label) | dict(recipe or {}) | ({"left_out": left} if left else {}),
         metrics=measured,
     )
     _agree(artifact, rows, scores)
     return artifact
+
+
+def _finite(
+    rows: NDArray[np.float32], *columns: NDArray[Any]
+) -> tuple[NDArray[np.float32], Sequence[NDArray[Any]], int]:
+    """The rows that are finite float32, with what belongs to them, and how many are not, unless more than FEW are."""
+    good = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
+    left = int((~good).sum())
+    if 0 < left <= FEW * len(rows) and all(len(column) == len(rows) for column in columns):
+        return rows[good], [column[good] for column in columns], left
+    return rows, columns, 0
 
 
 def _recipe(p: Boosting, trees: int, label: NDArray[np.float64]) -> dict[str, object]:

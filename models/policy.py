@@ -104,6 +104,8 @@ def thresholds(*, degraded: str, otherwise: str = "approve", reasons: int = 3, *
     for action, level in levels.items():
         if not isinstance(level, int | float) or not 0 <= level <= 1:
             raise DefinitionError(f"thresholds({action}={level!r}): found {level!r}, expected a score between 0 and 1")
+    if not isinstance(reasons, int) or reasons < 0:
+        raise DefinitionError(f"thresholds(reasons={reasons!r}): expected how many reasons to name, 0 or more")
     ordered = sorted(levels.items(), key=lambda level: level[1])
     actions = (otherwise, *(action for action, _ in ordered))
     if len(set(actions)) < len(actions) or len({level for _, level in ordered}) < len(ordered):

@@ -15,12 +15,16 @@ d = loss(champion) - loss(challenger) in [-1, 1], the evidence after t examples 
 starts declared beforehand is just as valid, and a model that was the worse one for months, a challenger that has
 learned or a champion that has turned bad, need not first win back what that time cost.
 
+All that needs labels of both kinds to come alike. Where they do not (disputes in days, the rest presumed at a horizon),
+a duel is about examples known at least `settle` after the first event that both scored: from then on both kinds come as
+often as they are, of events of different days.
+
 Sampled examples weigh w = 1 / (share that was kept), stated before the label is known; E[w d] over the kept equals
 E[d] over all, and w d / W with a declared bound W >= w is in [-1, 1] again. A heavier example is cut to W (and
 counted): then the claim is about the events as they were weighed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,14 +56,30 @@ class _Duel(msgspec.Struct, tag="duel/1"):
     labels: int = 0
     cut: int = 0
     alerts: tuple[float, float] = (0.0, 0.0)
+    since: int = 0
+    begin: float = np.inf
+    early: int = 0
 
 
 class Duel:
     """The evidence that one challenger is better than the champion. Pure; goes on from `state`, a snapshot."""
 
-    def __init__(self, rule: PromotionRule, state: bytes | None = None):
+    def __init__(self, rule: PromotionRule, state: bytes | None = None, since: int = 0):
         self.rule = rule
-        self._s = unpack(state, _Duel) if state else _Duel(np.append(np.full(len(STAKES), np.log(1 - SPREAD)), 0.0))
+        fresh = np.append(np.full(len(STAKES), np.log(1 - SPREAD)), 0.0)
+        self._s = unpack(state, _Duel) if state else _Duel(fresh, since=since)
+
+    def settled(self, champion: F64, challenger: F64, at: I64, known: I64) -> tuple[F64, F64]:
+        """The scores of examples `known` (i64[k] ms) `rule.settle` or more after the first event (`at`, i64[k] ms) that
+        both scored since the champion is one, NaN for the others: what is known soon would outweigh the rest."""
+        if not self.rule.settle:
+            return champion, challenger
+        s = self._s
+        both = np.isfinite(champion) & np.isfinite(challenger) & (at >= s.since)
+        begins = np.minimum.accumulate(np.concatenate(([s.begin], np.where(both, at, np.inf))))
+        early = (known < begins[1:] + self.rule.settle) | (at < s.since)
+        s.begin, s.early = float(begins[-1]), s.early + int((both & early).sum())
+        return np.where(early, np.nan, champion), np.where(early, np.nan, challenger)
 
     def add(
         self,
@@ -79,8 +99,9 @@ class Duel:
         rows = np.flatnonzero(np.isfinite(champion) & np.isfinite(challenger))
         old, new, truth = champion[rows], challenger[rows], labels[rows]
         w = np.ones(len(rows)) if weight is None else np.asarray(weight, np.float64)[rows]
-        heavy = w > rule.weight
-        d = difference(old, new, truth, rule.loss) * np.where(heavy, rule.weight, w) / rule.weight
+        most = rule.weight or 1.0
+        heavy = w > most
+        d = difference(old, new, truth, rule.loss) * np.where(heavy, most, w) / most
         alerted = [_running(was, w * (x >= rule.threshold)) for was, x in zip(s.alerts, (old, new), strict=True)]
         may = s.labels + np.arange(1, len(rows) + 1) >= rule.labels
         if rule.alerts is not None:
@@ -102,10 +123,12 @@ class Duel:
         return float(np.logaddexp(np.logaddexp.reduce(sums) - np.log(len(STAKES)), np.log(later(begun))))
 
     def report(self) -> dict[str, float]:
-        """Evidence and its bound (log10), labels, weights cut, and alerts of champion and challenger."""
+        """Evidence and its bound (log10), labels, those too early to count, weights cut, and alerts of champion and
+        challenger."""
         s = self._s
         found = {"evidence": self.evidence / np.log(10), "needed": -np.log10(self.rule.alpha), "labels": s.labels}
-        return found | {"cut": s.cut, "alerts_champion": s.alerts[0], "alerts_challenger": s.alerts[1]}
+        found |= {"early": s.early, "cut": s.cut}
+        return found | {"alerts_champion": s.alerts[0], "alerts_challenger": s.alerts[1]}
 
     def snapshot(self) -> bytes:
         """The state; `Duel(rule, snapshot)` goes on from it."""
@@ -172,14 +195,14 @@ class Contest:
         self.previous = other if self.previous == name else self.previous
         self.duels = {other if part == name else part: duel for part, duel in self.duels.items()}
 
-    def crown(self, version: str) -> None:
-        """Make `version` champion, by verdict or by hand; going back to the previous one sends the champion away."""
+    def crown(self, version: str, now: int = 0) -> None:
+        """Make `version` champion at `now` ms, by verdict or by hand; for the previous one, the champion goes."""
         if version == self.champion:
             return
         old, back = self.champion, version == self.previous
         rest = [name for name in self.duels if name != version]
         self.champion, self.previous = version, None if back else old
-        self.duels = {name: Duel(self.rule) for name in rest + ([] if back else [old])}
+        self.duels = {name: Duel(self.rule, since=now) for name in rest + ([] if back else [old])}
 
     def add(
         self,
@@ -189,34 +212,41 @@ class Contest:
         weight: F64 | None = None,
         latency: Mapping[str, float] | None = None,
         fresh: Mapping[str, F64] | None = None,
+        at: I64 | None = None,
+        by: Sequence[str] | None = None,
     ) -> list[Verdict]:
         """Take `k` examples, in order, and return what they decided.
 
         scores: f64[k] of each version as served, NaN where it did not see the event; one that is missing saw none.
-        known i64[k] ms: when the labels became known; latency: p99 in ms of each version, where measured.
+        known i64[k] ms: when the labels became known; at i64[k] ms: when the events were; by: who decided each, as
+        only what a champion decided counts for or against it; latency: p99 in ms of each version, where measured.
         fresh: of some versions, what they would say as the label comes, before they learn it. It counts instead of
         what was served, which is as old as the label is late; but not in a duel that may end in a rollback.
         """
         verdicts: list[Verdict] = []
         start, k = 0, len(labels)
-        none = np.full(k, np.nan)
+        none, decided = np.full(k, np.nan), np.array(by or (), object)
         while start < k:
             part = slice(start, None)
             w, measured = None if weight is None else weight[part], latency or {}
             hits: list[tuple[int, float, str]] = []
             for name, duel in self.duels.items():
                 seen = scores if fresh is None or name == self.previous else {**scores, **fresh}
-                pair = seen.get(self.champion, none)[part], seen.get(name, none)[part]
-                row = duel.add(*pair, labels[part], w, measured.get(name), self.frozen)
+                old, new = seen.get(self.champion, none)[part], seen.get(name, none)[part]
+                if by is not None:
+                    old = np.where(decided[part] == self.champion, old, np.nan)
+                if at is not None:
+                    old, new = duel.settled(old, new, at[part], known[part])
+                row = duel.add(old, new, labels[part], w, measured.get(name), self.frozen)
                 if row is not None:
                     hits.append((row, -duel.evidence, name))
             if not hits:
                 break
             row, against, name = min(hits)  # what other duels took behind that row is forgotten with them
             kind: Literal["promote", "rollback"] = "rollback" if name == self.previous else "promote"
-            count, old = self.duels[name]._s.labels, self.champion
-            verdicts.append(Verdict(kind, name, old, start + row, int(known[start + row]), count, -against))
-            self.crown(name)
+            count, loser = self.duels[name]._s.labels, self.champion
+            verdicts.append(Verdict(kind, name, loser, start + row, int(known[start + row]), count, -against))
+            self.crown(name, int(known[start + row]))
             start += row + 1
         return verdicts
 

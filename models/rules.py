@@ -76,7 +76,8 @@ class PromotionRule:
     latency: float | None
     alerts: float | None
     threshold: float
-    weight: float
+    weight: float | None
+    settle: int | None
 
 
 def promotion(
@@ -87,7 +88,8 @@ def promotion(
     latency: str | None = None,
     alerts: float | None = None,
     threshold: float = 0.5,
-    weight: float = 1.0,
+    weight: float | None = None,
+    settle: str | None = None,
 ) -> PromotionRule:
     """When a challenger becomes champion: `promotion(alpha=0.05, labels=1000, latency="8ms", alerts=1.5)`.
 
@@ -96,7 +98,11 @@ def promotion(
     labels     examples before the first verdict
     latency    a challenger's p99 must not be above it; without a measurement it is not promoted
     alerts     nor may it alert (score `threshold` or more) more than so many times as often as the champion
-    weight     largest weight of an example: one over the smallest share of events that is sampled
+    weight     largest weight of an example, heavier ones are cut; by default one over the smallest share of events
+               that waits, or that is decided by chance
+    settle     how long after its event a label of either kind is known: a contest counts from so long after its first
+               event on, or what is known sooner, such as disputes, would decide it; by default the horizon where
+               labels are presumed, else "0s"
     """
     found: tuple[tuple[bool, str, object, str], ...] = (
         (0 < alpha < 1, "alpha", alpha, "a chance between 0 and 1"),
@@ -104,13 +110,14 @@ def promotion(
         (isinstance(labels, int) and labels >= 1, "labels", labels, "a whole number, 1 or more"),
         (alerts is None or 0 < alerts < np.inf, "alerts", alerts, "a ratio above 0, such as 1.5"),
         (0 <= threshold <= 1, "threshold", threshold, "a score between 0 and 1"),
-        (1 <= weight < np.inf, "weight", weight, "1 or more, such as 20 where one in 20 is sampled"),
+        (weight is None or 1 <= weight < np.inf, "weight", weight, "1 or more, such as 20 where one in 20 is sampled"),
     )
     for good, name, value, expected in found:
         if not good:
             raise DefinitionError(f"promotion({name}={value!r}): expected {expected}")
     most = None if latency is None else float(duration(latency, "promotion(latency)"))
-    return PromotionRule(alpha, loss, labels, most, alerts, threshold, weight)
+    settled = None if settle is None else duration(settle, "promotion(settle)", zero=True)
+    return PromotionRule(alpha, loss, labels, most, alerts, threshold, weight, settled)
 
 
 @dataclass(frozen=True)

@@ -202,19 +202,25 @@ def label_rate(*windows: str, delay: str = "0s") -> Aggregate:
     return windowed("label_rate", None, windows, delay)
 
 
+def _truth(of: object, what: str) -> bool:
+    if not isinstance(of, bool):
+        raise DefinitionError(f"{what}: found of={of!r}, expected True or False; it counts all events, in no window")
+    return of
+
+
 def label_mean(field: str, of: bool = False) -> Aggregate:
     """Mean of a field over all events known to be `of`."""
-    return Aggregate("label_mean", name(field, "label_mean"), of=of)
+    return Aggregate("label_mean", name(field, "label_mean"), of=_truth(of, "label_mean"))
 
 
 def label_std(field: str, of: bool = False) -> Aggregate:
     """Sample standard deviation of a field over all events known to be `of`."""
-    return Aggregate("label_std", name(field, "label_std"), of=of)
+    return Aggregate("label_std", name(field, "label_std"), of=_truth(of, "label_std"))
 
 
 def label_max(field: str, of: bool = False) -> Aggregate:
     """Maximum of a field over all events known to be `of`."""
-    return Aggregate("label_max", name(field, "label_max"), of=of)
+    return Aggregate("label_max", name(field, "label_max"), of=_truth(of, "label_max"))
 
 
 def label_since(of: bool = True, never: str = "365d") -> Aggregate:

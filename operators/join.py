@@ -22,8 +22,8 @@ _LENGTH = struct.Struct("<i")
 class Label(NamedTuple):
     """An outcome with the event that it is about.
 
-    at: when the outcome became known, origin: when the event happened (both ms); numbers and texts: the fields of
-    the event that label features read, in the order of the join.
+    at: when the outcome was known and its event had happened, origin: when that was (both ms); numbers and texts: the
+    fields of the event that label features read, in the order of the join.
     """
 
     id: str
@@ -54,7 +54,7 @@ class Join:
             return state, None
         known, label = _OUTCOME.unpack_from(state, 1)
         encoded_texts = tuple(text.encode() for text in texts)
-        return MET, Label(id, known, at, bool(label), tuple(numbers), encoded_texts)
+        return MET, Label(id, max(known, at), at, bool(label), tuple(numbers), encoded_texts)
 
     def outcome(self, state: bytes, id: str, at: int, label: bool) -> tuple[bytes, Label | None]:
         """New state of `id` after its outcome; a label where the event was there already."""
@@ -69,4 +69,4 @@ class Join:
             offset += _LENGTH.size
             texts.append(state[offset : offset + length])
             offset += length
-        return MET, Label(id, at, origin, label, tuple(numbers), tuple(texts))
+        return MET, Label(id, max(at, origin), origin, label, tuple(numbers), tuple(texts))

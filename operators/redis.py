@@ -1,8 +1,9 @@
 """Redis, which holds copies and never the truth: one bounded connection, and the lookup of others' features.
 
 Place in the way of an event: before a batch is scored, `Lookup` reads what batch jobs left in Redis, in one
-round trip; `views` publishes over the same `Link`. One HASH an entity, `<prefix>:<entity>:<key>` (as in
-`millrace:fraud:card:c0042`), with a field a feature. A dead, hung or full Redis neither raises nor stalls.
+round trip; `views` publishes over the same `Link`. One HASH an entity, with a field a feature:
+`millrace:fraud:card:c0042` has what is published, `enrich:fraud:card:c0042` what is read. A dead, hung or full Redis
+neither raises nor stalls.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """Durations as an author writes them: `"7d"`, `"90s"`, `"250ms"`; everything that travels counts milliseconds."""
 
 import re
+from decimal import Decimal
 
 from schemas.errors import DefinitionError
 
@@ -20,7 +21,7 @@ def duration(text: str, what: str = "duration", zero: bool = False) -> int:
         raise DefinitionError(
             f"{what}: found {text!r}, expected a number and a unit of ms, s, m, h, d or w; write for example '7d'"
         )
-    value = float(match[1]) * MILLISECONDS[match[2]]
+    value = Decimal(match[1]) * MILLISECONDS[match[2]]
     if value != int(value) or value < (0 if zero else 1):
         raise DefinitionError(
             f"{what}: found {text!r}, which is {value:g} ms, expected whole milliseconds"

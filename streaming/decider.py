@@ -17,7 +17,7 @@ from models.onnx import Session
 from models.policy import DIGITS, Batch
 from schemas.codec import encode_lines
 from schemas.decisions import Decision, Explored, Scored
-from schemas.errors import ModelRejected
+from schemas.errors import DefinitionError, ModelRejected
 from streaming.again import Said
 from streaming.engine import Events, Lookup
 from streaming.plan import Plan, check_model, derive_columns
@@ -152,7 +152,12 @@ class Decider:
             for row in np.flatnonzero(chosen).tolist():
                 actions[row] = rule.exploration.action
                 decision = decisions[row]
-                if isinstance(decision, Scored):
+                if decision is not None and not isinstance(decision, Scored):
+                    raise DefinitionError(
+                        f"workload {self.plan.workload.name!r}: found a decision of type {type(decision).__name__}, "
+                        "expected Scored ones for exploration=, as what is decided by chance must say so"
+                    )
+                if decision is not None:
                     fields = msgspec.structs.asdict(decision) | {"action": rule.exploration.action}
                     decisions[row] = Explored(**fields, explored=True)
         return rule.weight(ids, quiet, declined, chosen)

@@ -5,6 +5,7 @@ reads a clock, draws a random number or waits for anything; runners bring states
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -102,9 +103,24 @@ class Intake:
         if positions is not None:
             arrived = arrived[positions]
         index = np.arange(len(values)) if positions is None else np.array(positions, np.int64)
-        events = self._columns(records, index)
+        try:
+            events = self._columns(records, index)
+        except OverflowError:
+            some = [i for i, record in enumerate(records) if not self._huge(record, int(index[i]), dead)]
+            records, index, arrived = [records[i] for i in some], index[some], arrived[some]
+            events = self._columns(records, index)
         good = self._refuse(events, arrived, dead)
         return (events if good is None else events.take(good)), dead
+
+    def _huge(self, record: Event, index: int, dead: list[DeadLetter]) -> bool:
+        """Whether a whole number of `record` is beyond float64; then it is added to `dead`."""
+        for get, field in self._fields:
+            found = get(record)
+            values = found.values() if field.room and found else (found,)
+            if any(isinstance(value, int) and abs(value) > sys.float_info.max for value in values):
+                dead.append(DeadLetter(index, "not-finite", f"found no finite number at `$.{field.name}`"))
+                return True
+        return False
 
     def _columns(self, records: Sequence[Event], index: I64) -> Events:
         k = len(records)
@@ -165,7 +181,7 @@ def _entries(mappings: Iterable[Mapping[str, float] | None], out: F64) -> list[s
         ordered = sorted((mapping or {}).items())
         row[: len(ordered)] = [value for _, value in ordered]
         row[-1] = len(ordered)
-        names.append("\0".join(name for name, _ in ordered))
+        names.append("\0".join(name.replace("\0", "\u2400") for name, _ in ordered))
     return names
 
 

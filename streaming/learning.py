@@ -5,7 +5,7 @@ shadow; what is better by the declared test becomes champion. `streaming.teacher
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_type_hints
 
 import numpy as np
@@ -86,7 +86,13 @@ def learning(
     rule = evaluation or rules.evaluation()
     if rule.costs is not None and rule.costs.by_amount and amount is None:
         raise DefinitionError("learning: the costs of its evaluation go by amount; amount= must name that column")
+    waits = duration(horizon, "learning(horizon)")
+    contest, least = promotion or rules.promotion(), min(share, exploration.share if exploration else 1.0)
+    contest = replace(
+        contest, weight=contest.weight or 1 / least,
+        settle=(waits if presume is not None else 0) if contest.settle is None else contest.settle,
+    )  # fmt: skip
     return Learning(
-        duration(horizon, "learning(horizon)"), presume, share, duration(compile, "learning(compile)"), segment, amount,
-        cap, rule, promotion or rules.promotion(weight=1 / share), drift or rules.drift(), exploration,
+        waits, presume, share, duration(compile, "learning(compile)"), segment, amount, cap, rule, contest,
+        drift or rules.drift(), exploration,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import gc
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice, pairwise, repeat
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -110,17 +110,39 @@ class Replay:
         gc.freeze()  # millions of outcomes, which stay: no collection of garbage need look at them
         refused, number = truth.refused if truth else [], 0
         for values in _chunks(events, CHUNK):
-            yield self._step(values, truth, number, refused)
+            yield from self._steps(values, truth, number, refused)
             refused, number = [], number + len(values)
         if signals := self._learn(self._newest):  # what the last chunk was too early for
             none, _ = self._intake([], np.empty(0, np.int64))
             yield Step(none, self._decider(none), (), 0, signals)
 
-    def _step(self, values: list[bytes], truth: "Outcomes | None", number: int, refused: list[Refused]) -> Step:
+    def _steps(
+        self, values: list[bytes], truth: "Outcomes | None", number: int, refused: list[Refused]
+    ) -> Iterator[Step]:
         events, dead = self._intake(values, np.full(len(values), self._now))
-        labels: list[Label] = []
         signals = self._learn(int(events.at.min())) if len(events.ids) else []
         self._newest = max(self._newest, int(events.at.max(initial=0)))
+        refused = [*refused, *_refused("events", number, values, dead)]
+        for part in self._parts(events):
+            part, decided, duplicates = self._decide(part, truth)
+            yield Step(part, decided, refused, duplicates, signals)
+            refused, signals = [], []
+
+    def _parts(self, events: Events) -> Iterator[Events]:
+        """`events` in pieces, so that none is decided beside a later one whose label was known before it."""
+        before = np.maximum.accumulate(np.concatenate(([0], events.at)))[:-1]
+        cuts = [0]
+        for row in np.flatnonzero(events.at < before).tolist() if self._joiner else ():
+            known = self.truth.get(events.ids[row])
+            if known is not None and known[0] < before[row]:
+                cuts.append(row)
+        for begin, end in pairwise([*cuts, len(events.ids)]):
+            some = np.zeros(len(events.ids), np.bool_)
+            some[begin:end] = True
+            yield events.take(some) if len(cuts) > 1 else events
+
+    def _decide(self, events: Events, truth: "Outcomes | None") -> tuple[Events, Decided, int]:
+        labels: list[Label] = []
         if truth is not None and self._joiner is not None and len(events.ids):
             known = truth.before(int(events.at.max()))
             labels = self._joiner.events(events, self._pending, events.ids)
@@ -135,7 +157,7 @@ class Replay:
         if self._lessons is not None and self.teacher is not None:
             self._lessons.served(events, decided)
             self.teacher.served(decided.versions[0], len(events.ids))
-        return Step(events, decided, [*refused, *_refused("events", number, values, dead)], duplicates, signals)
+        return events, decided, duplicates
 
     def _learn(self, before: int) -> list[Signal]:
         """Learn what was known before `before`, the first event of a chunk, and let serve whom that made better."""

@@ -45,7 +45,8 @@ class Serving:
         self._views = Views(services.redis, prefix, features.entity, features.names) if published else None
         self._unwatch = self.observer.watch(self._views.counts) if self._views else None
         last = stage >= 0 and plan.stages[stage].last
-        self._lookup = Lookup(services.redis, prefix) if last and plan.enriched and services.redis else None
+        reads = last and plan.enriched and services.redis
+        self._lookup = Lookup(services.redis, f"enrich:{workload.name}") if reads else None
         if last:
             self.observer.model(workload.model.version)
 

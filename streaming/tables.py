@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from schemas.errors import DefinitionError
 from schemas.records import Event
+
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def _may_be(type: msgspec.inspect.Type, kind: Any) -> bool:
+    return any(isinstance(option, kind) for option in getattr(type, "types", (type,)))
 
 
 def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
@@ -24,7 +31,8 @@ def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
     """
     info = msgspec.inspect.type_info(kind)
     assert isinstance(info, msgspec.inspect.StructType)
-    texts = {field.name for field in info.fields if isinstance(field.type, msgspec.inspect.StrType)}
+    kinds = msgspec.inspect.IntType | msgspec.inspect.FloatType, msgspec.inspect.BoolType
+    numbers, flags = ({f.name for f in info.fields if _may_be(f.type, kind)} for kind in kinds)
     fields = {field.name for field in info.fields}
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
@@ -42,7 +50,10 @@ def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
             for number, (line, cells) in enumerate(chain(first, lines), start=1):
                 if None in cells:
                     raise DefinitionError(f"{path}:{line}: found more cells than the header has columns")
-                found = {n: c if n in texts or n not in fields else _value(n, c) for n, c in cells.items()}
+                found = {
+                    n: _value(n, c) if n in numbers else FLAGS.get(c.lower(), c) if n in flags else c
+                    for n, c in cells.items()
+                }
                 yield msgspec.json.encode({"id": f"row-{number}", **found})
         except (UnicodeDecodeError, csv.Error) as error:
             expected = f"expected text in UTF-8, at most {csv.field_size_limit():,} characters a cell"

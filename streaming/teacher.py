@@ -96,7 +96,7 @@ class Teacher:
         self.contest = Contest(self.rule.promotion, self.lineages.root)
         self._newest = {self.contest.champion: self._own}
         self.retired: list[str] = []  # what lost does not challenge again, though the registry still lists it
-        self._watching = Watching(self.rule.drift, self.inputs)
+        self._watching = Watching(self.rule.drift, self.inputs, self.rule.promotion.settle or 0)
         self._cap = Cap(self.rule.cap) if self.rule.cap else None
         self.counts = {"examples": 0, "presumed": 0, "capped": 0}
         self.artifacts = {self._own: workload.model} if isinstance(workload.model, Artifact) else {}
@@ -169,7 +169,7 @@ class Teacher:
             self._part(name := champion)  # not what its learner knows by now
         self._newest[name] = champion
         self.retired = [version for version in self.retired if version != champion]
-        self.contest.crown(name)
+        self.contest.crown(name, now)
         self._changed()
         return [self._signal("champion", now, version=champion, instead=instead, by="hand")]
 
@@ -228,11 +228,8 @@ class Teacher:
         signals = self._drift(ids, inputs, self._merged(scores).get(self.contest.champion), labels, (at, known))
         by_lineage = self._merged(scores)  # by now
         fresh = self.pupils.learn(ids, inputs, labels, weight)
-        if (champion := self.contest.champion) in by_lineage:  # what others decided can't send it away
-            decided = {version: self.lineages.of(version) == champion for version in scores}
-            own = np.array([decided[lesson.versions[0]] for lesson in lessons])
-            by_lineage[champion] = np.where(own, by_lineage[champion], np.nan)
-        verdicts = self.contest.add(by_lineage, labels, known, weight, fresh=fresh)
+        by = [self.lineages.of(lesson.versions[0]) for lesson in lessons]
+        verdicts = self.contest.add(by_lineage, labels, known, weight, fresh=fresh, at=at, by=by)
         return signals + [self._told(verdict) for verdict in verdicts]
 
     def _labelled(
@@ -240,7 +237,7 @@ class Teacher:
     ) -> Labelled:
         segments = amount = None
         if self.rule.segment is not None:
-            segments = [f"{value:g}" for value in rows[:, len(self.inputs)].tolist()]
+            segments = [f"{value:.16g}" for value in rows[:, len(self.inputs)].tolist()]
         if self.rule.amount is not None:  # what is no amount costs nothing
             amount = np.where(np.abs(rows[:, -1]) < 1e15, rows[:, -1], 0.0)
         groups = hash_ids([lesson.key for lesson in lessons])
@@ -349,7 +346,8 @@ class Teacher:
         same = s.measured == self._measured()
         self.evaluation = Evaluation(self.rule.evaluation, heavy.evaluation if same else None, self.lineages.of)
         self.contest = Contest.restore(self.rule.promotion, s.contest)
-        self._watching = Watching(self.rule.drift, self.inputs, heavy.watching if s.inputs == self.inputs else None)
+        watched = heavy.watching if s.inputs == self.inputs else None
+        self._watching = Watching(self.rule.drift, self.inputs, self.rule.promotion.settle or 0, watched)
         self._cap = Cap(self.rule.cap, state=heavy.cap) if self.rule.cap and heavy.cap else self._cap
         self._newest, self.retired, self.counts = s.newest, s.retired, s.counts
         self._revision, self._due, self.refit_wanted = s.revision, s.due, s.refit

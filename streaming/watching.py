@@ -29,37 +29,43 @@ class _State(msgspec.Struct, tag="watching/1"):
     watch: bytes
     reference: bytes
     usual: NDArray[np.float64]
+    first: float = np.inf
 
 
 class Watching:
-    """Of one workload with the columns `inputs`. Pure; goes on from `state`, a snapshot."""
+    """Of one workload with the columns `inputs`, whose labels of either kind are known `settle` ms after their event.
+    Pure; goes on from `state`, a snapshot."""
 
-    def __init__(self, rule: DriftRule, inputs: tuple[str, ...], state: bytes | None = None):
-        self.rule, self._inputs = rule, inputs
+    def __init__(self, rule: DriftRule, inputs: tuple[str, ...], settle: int, state: bytes | None = None):
+        self.rule, self._inputs, self._settle = rule, inputs, settle
         self._watch: Watch | None = None
         self.reset()
         if state:
             s = unpack(state, _State)
             self._adwin, self._usual = Adwin("log-loss", rule.delta, s.adwin), s.usual
+            self._first = s.first
             if s.watch:
                 self._watch = Watch(rule, msgspec.json.decode(s.reference, type=Reference), s.watch)
 
     def reset(self) -> None:
         """Another champion: what is usual is to be learned anew."""
         self._adwin = Adwin("log-loss", self.rule.delta)
-        self._watch = None
+        self._watch, self._first = None, np.inf
         self._usual = np.empty((0, len(self._inputs) + 2))
 
     def add(
         self, ids: list[str], inputs: F64, champion: F64, labels: NDArray[np.bool_], at: I64, known: I64
     ) -> list[Signal]:
         """Take `k` examples: rows f64[k, inputs], the champion's scores f64[k], labels bool[k], and the times i64[k] of
-        the events and of the labels, ms. Returns what moved."""
+        the events and of the labels, ms. Returns what moved, in what the champion saw."""
         seen = np.isfinite(champion)
+        firsts = np.minimum.accumulate(np.concatenate(([self._first], np.where(seen, at, np.inf))))
+        self._first = float(firsts[-1])
+        seen &= known >= firsts[1:] + self._settle
         found = self._adwin.add(loss(champion[seen], labels[seen]), known[seen])
         both = np.column_stack((inputs, champion))
         if self._watch is not None:
-            found += self._watch.add(both, at)  # without weights, as what is usual was learned
+            found += self._watch.add(both[seen], at[seen])  # without weights, as what is usual was learned
         else:
             self._usually(both, at, seen & (hash_ids(ids) % USUAL_SHARE == 0))
         return found
@@ -74,8 +80,8 @@ class Watching:
             self._watch, self._usual = Watch(self.rule, reference), self._usual[:0]
 
     def snapshot(self) -> bytes:
-        """The state; `Watching(rule, inputs, snapshot)` goes on from it."""
+        """The state; `Watching(rule, inputs, settle, snapshot)` goes on from it."""
         watch, reference = b"", b""
         if self._watch:
             watch, reference = self._watch.snapshot(), msgspec.json.encode(self._watch.reference)
-        return pack(_State(self._adwin.snapshot(), watch, reference, self._usual))
+        return pack(_State(self._adwin.snapshot(), watch, reference, self._usual, self._first))

@@ -68,7 +68,7 @@ class Field:
 class Enrich:
     """Features that some batch job writes to Redis by entity, read once for each micro-batch.
 
-    `field` names them in the hash `millrace:{workload}:{entity}:{key}`; the feature is called `{entity}_{field}`.
+    `field` names them in the hash `enrich:{workload}:{entity}:{key}`; the feature is called `{entity}_{field}`.
     `default` stands in for a value that is not there, and for all of them while Redis is (then the decision is
     marked degraded).
     """
@@ -205,7 +205,8 @@ class Workload:
 
     def _room(self, name: str, type: msgspec.inspect.DictType) -> int:
         where = f"workload {self.name!r}: event field {name!r}"
-        if not isinstance(type.key_type, msgspec.inspect.StrType):
+        number = msgspec.inspect.IntType | msgspec.inspect.FloatType
+        if not isinstance(type.key_type, msgspec.inspect.StrType) or not isinstance(type.value_type, number):
             raise DefinitionError(f"{where}: expected a mapping from names to numbers, as dict[str, float]")
         if not type.max_length or type.max_length > 64:
             raise DefinitionError(f"{where}: expected at most 64 entries, stated as Meta(max_length=16)")

@@ -71,10 +71,12 @@ def platt(state: F64, z: F64, y: F64, w: F64, keep: float) -> F64:
         ss = 1.0 + (ss - 1.0) * keep + curve * z[i] * z[i]
         sc = sc * keep + curve * z[i]
         cc = 1.0 + (cc - 1.0) * keep + curve
-        g = w[i] * (p - y[i])
         det = ss * cc - sc * sc
-        state[0] = max(a - g * (cc * z[i] - sc) / det, 1e-3)  # never turns the order of scores round
-        state[1] = b - g * (ss - sc * z[i]) / det
+        g = w[i] * (p - y[i]) / det
+        moved = abs(g) * (cc * z[i] * z[i] - 2.0 * sc * z[i] + ss)
+        g /= max(moved, 1.0)  # by at most 1 where it stands: a heavy one that was not expected would throw it far off
+        state[0] = max(a - g * (cc * z[i] - sc), 1e-3)  # never turns the order of scores round
+        state[1] = b - g * (ss - sc * z[i])
         state[2], state[3], state[4] = ss, sc, cc
     return out
 

@@ -26,7 +26,8 @@ OWN = A.RINGS + SKETCHES * A.BLOCKS // 2
 (
     ORIGIN, MEAN, VARIANCE, SEEN, LAST, RUN, ERROR, FLAT_LOSS, DAY_LOSS, WEEK_LOSS, DRIFTED, SPREAD, LAGS_KNOWN,
     MODE, DAY_BIN, DAY_SUM, DAY_COUNT, WEEK_BIN, WEEK_SUM, WEEK_COUNT, TREE_COUNT, TREES_KNOWN, STEPS,
-) = range(OWN, OWN + 23)  # fmt: skip
+    RESCALED,
+) = range(OWN, OWN + 24)  # fmt: skip
 GATHERED = OWN + 24
 """Of each of two scales: sum, readings in it, points of the shape, points learned from."""
 LOCAL, LAGS = GATHERED + 8, GATHERED + 12
@@ -268,8 +269,11 @@ def interrupt(s: Floats, b: int) -> None:
 def rescaled(s: Floats, b: int) -> bool:
     """Whether forecast errors, and the steps from reading to reading, have for some time been of another size.
 
-    Errors alone tell of another level, or of a sensor that is foreseen ever better.
+    Errors alone tell of another level, or of a sensor that is foreseen ever better; and what comes each day, such as
+    a machine that is switched on, is no other unit each time.
     """
+    if s[b + A.AT] - s[b + RESCALED] < A.SPAN:
+        return False
     steps, usual = s[b + LOCAL + 3], s[b + STEPS]
     rose = s[b + SPREAD] > 5.0 and steps > 3.0 * usual
     fell = s[b + SPREAD] < 0.04 and s[b + RUN] < 8.0 and steps < 0.3 * usual

@@ -97,6 +97,7 @@ def reading(
         A.keep(s, g, b, total, raw, room, one.SKETCHES)
     if flags & A.SCALE:
         A.restart(s, b, zero[0])
+        s[b + one.RESCALED] = at
 
 
 @kernel

@@ -228,7 +228,7 @@ def judge(s: Floats, f: Halves, p: Plan, x: float) -> None:
             continue
         o = p.stats + a * S.STAT
         under, over = v < lower - nothing, v > upper + nothing
-        slower = 1.0 / (1.0 + DELAYED * (ahead - 1))
+        slower = 1.0 / (1.0 + DELAYED * ((ahead - 1) // p.emit))
         s[o] = min(s[o] + RATE * slower * (p.below - under), 0.0)
         s[o + 1] = max(s[o + 1] + RATE * slower * (over - p.above), 0.0)
         s[o + 9] += RECENT * slower * (under - s[o + 9])

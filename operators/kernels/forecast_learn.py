@@ -11,7 +11,7 @@ from operators.kernels.forecast_pool import least_ahead, least_learn, smooth_ahe
 from operators.kernels.forecast_state import Floats, Halves, Ints, Plan
 
 CAP = 5.0
-"""Largest loss that counts, in mean seasonal differences."""
+"""Largest loss that counts, in mean seasonal differences; several seasons ahead, so many times as much."""
 DECAY = 0.999
 SHARE = 0.02
 """Part of the mean that is added before a logarithm where values come near zero, and least value where none did."""
@@ -281,7 +281,7 @@ def score(s: Floats, f: Halves, p: Plan, w: Room, x: float) -> None:
         said[S.MEDIAN] = middle(said[0], said[1], said[2], said[3], said[4], said[5])
         group = q * S.GROUPS // p.h
         for i in range(S.VOTERS):
-            loss = min(abs(v - said[i]) / scale, CAP)
+            loss = min(abs(v - said[i]) / scale, CAP * (q // s1 + 1))
             k = p.losses + i * S.GROUPS + group
             s[k] = s[k] * DECAY + loss
         e = v - f[o + 4 * p.h]

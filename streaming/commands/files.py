@@ -68,6 +68,7 @@ def replay_command(
 ) -> None:
     """Decide a file of events, in process: no services, the same decisions as on a cluster.
 
+    The model of the definition decides, and no champion of a registry.
     Records that cannot be decided are written beside the decisions, to a file of the same name and `.deadletters`.
     A workload that learns does so as it goes: no label earlier than it was known. What was signalled goes to a file
     of the same name and `.signals`.
@@ -81,8 +82,8 @@ def replay_command(
 
     plan = options.compiled(workload, set)
     check_model(plan)
-    teach = plan.workload.learning is not None and outcomes is not None
     _check_outcomes(plan, outcomes is not None, examples is not None, refit is not None)
+    teach = plan.workload.learning is not None and outcomes is not None
     replay = Replay(plan, time.time_ns() // 1_000_000, teach=teach, refit=duration(refit) if refit else 0)
     began, total = time.perf_counter(), options.count_lines(events)
     with ExitStack() as stack:
@@ -125,7 +126,9 @@ def _learned(report: Mapping[str, object], champion: str) -> dict[str, object]:
 
 
 def _check_outcomes(plan: "Plan", given: bool, examples: bool, refit: bool) -> None:
-    """What needs outcomes must have them, and something must need them."""
+    """What needs outcomes must have them, and something must need them; who reads Redis is told that nothing does."""
+    if plan.enriched:
+        options.err.print(f"no Redis is read: {plan.enriched[0].name} is its default, and every decision degraded")
     if given and plan.workload.outcome is None:
         raise DefinitionError(f"--outcomes: workload {plan.workload.name!r} declares no outcome=, and reads none")
     if examples and not given:
@@ -145,6 +148,8 @@ class _Writer:
     """Writes what comes of a replay, and counts it."""
 
     def __init__(self, stack: ExitStack, out: Path | None, last: bool):
+        if out and not out.parent.is_dir():
+            raise DefinitionError(f"--out {out}: found no folder {out.parent}; make it first")
         self._out = stack.enter_context(out.open("wb")) if out else None
         self._dead = stack.enter_context(out.with_name(out.name + ".deadletters").open("wb")) if out else None
         self._signals = stack.enter_context(out.with_name(out.name + ".signals").open("wb")) if out else None

@@ -100,6 +100,8 @@ def anomaly(
         model=native("conformal-1", "sensor_score"),
         policy=Alarms(values, confirm),
         learners=(Logistic(rate=0.05), AdaptiveForest(trees=10, negatives=1.0)) if learn else (),
-        learning=learning(horizon="7d", share=ALERTS_ONLY, promotion=promotion(labels=100)) if learn else None,
+        learning=learning(
+            horizon="7d", share=ALERTS_ONLY, promotion=promotion(labels=100, weight=1.0)
+        ) if learn else None,
         views=False,
     )

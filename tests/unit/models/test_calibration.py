@@ -75,12 +75,25 @@ def test_kernel_is_online_newton(examples: list[tuple[float, bool, float]], keep
         x = np.array([z, 1.0])
         p = 1 / (1 + np.exp(np.minimum(-theta @ x, 700)))
         H = np.eye(2) + (H - np.eye(2)) * keep + w * p * (1 - p) * np.outer(x, x)
-        theta = theta - np.linalg.solve(H, w * (p - y) * x)
+        move = np.linalg.solve(H, w * (p - y) * x)
+        theta = theta - move / max(abs(move @ x), 1.0)
         theta[0] = max(theta[0], 1e-3)
         out.append(p)
     z, y, w = (np.array(column, np.float64) for column in zip(*examples, strict=True))
     np.testing.assert_allclose(platt(state, z, y, w, keep), out, rtol=1e-6, atol=1e-9)
     assert np.isfinite(state).all()
+
+
+def test_a_heavy_surprise_does_not_throw_it_off() -> None:
+    """One positive that nobody expected, and that weighs much, spoils the probabilities of all that follow."""
+    draw = np.random.default_rng(1)
+    scores = 1 / (1 + np.exp(6.5 - 1.6 * draw.standard_normal(20_000)))
+    labels = draw.random(20_000) < scores
+    scores[0], labels[0] = 1e-4, True
+    model = Platt()
+    model.learn(scores, labels, np.full(20_000, 50.0))
+    assert abs(model.intercept) < 1.0
+    assert 0.7 < model.slope < 1.4
 
 
 @given(st.lists(st.integers(0, 500), max_size=4))

@@ -14,6 +14,7 @@ from models.rules import promotion
 from schemas.errors import DefinitionError, ModelRejected
 
 F64 = NDArray[np.float64]
+DAY = 86_400_000
 Stream = tuple[F64, F64, NDArray[np.bool_]]
 
 
@@ -164,6 +165,28 @@ def test_what_is_fresh_promotes_and_what_was_served_rolls_back() -> None:
     assert (promoted.version, more) == ("b", [])
     (back,) = contest.add({"a": old, "b": stale}, labels, known, fresh={"b": new})
     assert (back.kind, back.version) == ("rollback", "a")
+
+
+@pytest.mark.parametrize("settle", ["0s", "30d"])
+def test_what_is_known_sooner_decides_no_contest(settle: str) -> None:
+    """Where frauds are known in days and the rest is presumed after a month, whoever alarms more wins."""
+    draw, days, n = np.random.default_rng(0), 150, 150_000
+    at = np.sort(draw.integers(0, days * DAY, n))
+    truth = sigmoid(draw.normal(-4.5, 1.5, n))
+    labels = draw.random(n) < truth
+    known = np.where(labels, at + draw.integers(DAY, 5 * DAY, n), at + 30 * DAY)
+    scores = {"loud": np.clip(3 * truth, 0, 0.95), "right": truth}
+    contest, decided, verdicts = Contest(promotion(settle=settle), "loud"), np.full(n, "loud", object), []
+    contest.enter("right")
+    order = np.argsort(known, kind="stable")
+    for day in range(days):
+        rows = order[(known[order] // DAY) == day]
+        some = {name: values[rows] for name, values in scores.items()}
+        verdicts += contest.add(some, labels[rows], known[rows], at=at[rows], by=decided[rows].tolist())
+        contest.enter("loud" if contest.champion == "right" else "right")
+        decided[at >= (day + 1) * DAY] = contest.champion
+    found = [(verdict.kind, verdict.version) for verdict in verdicts]
+    assert (found == [("promote", "right")]) == (settle == "30d")
 
 
 def test_by_hand() -> None:

@@ -242,6 +242,30 @@ def test_a_meter_with_a_day_in_it_is_forecast_as_it_rises(rise: float) -> None:
     assert error <= 1.4 * np.abs(values[origins + h] - risen).mean()
 
 
+def test_what_only_rises_is_expected_to_go_on_rising() -> None:
+    """If this fails, a counter is expected far below where it will be: those who repeat it are heard as much."""
+    forecaster, h = Forecaster(60, every="1m"), 60
+    values = np.cumsum(np.random.default_rng(3).exponential(1.0, 4000))
+    mean = part(feed(forecaster, values, np.arange(4000) * 60_000), forecaster, "mean")
+    origins = np.arange(1500, 4000 - h)
+    error = values[origins + h] - mean[origins, h - 1]
+    drift = values[origins + h] - values[origins] - (values[origins] - values[origins - 200]) / 200 * h
+    assert np.abs(error).mean() < 1.3 * np.abs(drift).mean()
+
+
+def test_intervals_cover_where_forecasts_are_few() -> None:
+    """If this fails, intervals of a forecast a day are moved as if as many were waited for as of one an hour."""
+    forecaster = Forecaster(48, level=0.9, every="1h", emit=24)
+    values = np.random.default_rng(4).standard_normal((4, 6000)).cumsum(axis=1)
+    hits = []
+    for series in values:
+        out = feed(forecaster, series)
+        rows = np.flatnonzero(out[:-48, 0] == 1)[60:]
+        low, high = (part(out, forecaster, of)[rows, 47] for of in ("lower", "upper"))
+        hits.append((low <= series[rows + 48]) & (series[rows + 48] <= high))
+    assert np.mean(hits) > 0.85
+
+
 def test_a_season_is_remembered_over_a_long_horizon() -> None:
     """If this fails, the last season is charged the errors of another phase, as much later as the ring is long."""
     forecaster = Forecaster(300, seasons=(24,), every="1h")

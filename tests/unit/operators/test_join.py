@@ -32,4 +32,4 @@ def test_labels_are_those_of_a_naive_twin(steps: list[tuple[object, ...]]) -> No
         if label is not None:
             origin, number, text = first[id]["event"]
             known, truth = first[id]["outcome"]
-            assert label == Label(id, known, origin, truth, (number,), (str(text).encode(),))  # type: ignore[arg-type]
+            assert label == Label(id, max(known, origin), origin, truth, (number,), (str(text).encode(),))  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ _pack = msgspec.msgpack.encode
 
 def small(learners: tuple[Logistic, ...] = (Logistic(rate=0.05),), **options: object) -> Plan:
     """A plan of two columns that learns."""
-    rule = {"promotion": rules.promotion(labels=10**6), "horizon": "10d", "presume": False} | options
+    rule = {"promotion": rules.promotion(labels=10**6, settle="0s"), "horizon": "10d", "presume": False} | options
     learns = learning(**rule)  # type: ignore[arg-type]
     model = {"model": OWN, "inputs": ("value", "key_count_1h"), "learners": learners, "budget": "10s"}
     return plan(replace(load("reference"), name="small", outcome=FraudOutcome, learning=learns, **model))  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ def serving(announced: Announcement) -> tuple[str | None, list[str]]:
 def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a restart a job learns, promotes and announces something else than without it, or cannot start."""
     monkeypatch.setattr(loop, "LOOK", 0.0)
-    of, records = small(promotion=rules.promotion(labels=500)), rows(3000, 6.0)
+    of, records = small(promotion=rules.promotion(labels=500, settle="0s")), rows(3000, 6.0)
     whole = Registry(tmp_path / "whole")
     expected, signals = teach(opened(of, whole), records)
     assert "promote" in {kind for kind, _ in signals}
@@ -212,7 +212,7 @@ def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_registry_says_what_serves(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Aliases differ from what the teacher decided, old versions stay in shadow, or the old champion leaves it."""
     monkeypatch.setattr(loop, "LOOK", 0.0)
-    operator = opened(small(promotion=rules.promotion(labels=500)), registry)
+    operator = opened(small(promotion=rules.promotion(labels=500, settle="0s")), registry)
     announced, signals = teach(operator, rows(3000, 6.0))
     lineup = operator._teacher.lineup
     assert lineup.champion.startswith("small-logistic-")
@@ -285,7 +285,7 @@ def test_a_rollback_to_the_model_of_the_definition_is_followed(
 def test_what_people_register_takes_part(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """`millrace train` makes a challenger that is scored and never promoted, or one that lost comes back by itself."""
     monkeypatch.setattr(loop, "LOOK", 0.0)
-    of = small((), promotion=rules.promotion(labels=500))
+    of = small((), promotion=rules.promotion(labels=500, settle="0s"))
     operator = opened(of, registry)
     teach(operator, rows(300, 1.0))
     registry.register("small", C, by="ann")
@@ -442,12 +442,12 @@ def test_a_champion_that_cannot_be_scored_decides_no_contest(
 ) -> None:
     """People's champion reads a feature that is gone: nobody can be compared with it, and nothing is promoted."""
     monkeypatch.setattr(loop, "LOOK", 0.0)
-    operator = opened(small(promotion=rules.promotion(labels=500)), registry)
+    operator = opened(small(promotion=rules.promotion(labels=500, settle="0s")), registry)
     teach(operator, rows(300, 1.0))
     theirs = linear("small", {"value": 0.5, "gone": 1.0})
     registry.register("small", theirs, by="ann")
     registry.promote("small", theirs.version, by="ann")
-    again = opened(small(promotion=rules.promotion(labels=500)), registry)
+    again = opened(small(promotion=rules.promotion(labels=500, settle="0s")), registry)
     again.restore(operator.snapshot(b""))
     teach(again, [])
     assert again._teacher.lineup.champion == OWN.version

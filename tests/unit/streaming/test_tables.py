@@ -8,6 +8,7 @@ import pytest
 from schemas.anomaly import Reading
 from schemas.codec import Decoder
 from schemas.errors import DefinitionError
+from schemas.records import Event
 from streaming.tables import events
 
 
@@ -29,6 +30,22 @@ def test_rows_become_events(tmp_path: Path) -> None:
         {"id": "row-4", "at": 1767225600000, "sensor": "7", "value": 1},
         {"id": "row-5", "at": 1767225600000, "sensor": "7", "value": 1},
     ]
+
+
+class Mixed(Event, frozen=True):
+    """Each kind of cell."""
+
+    zip: str | None = None
+    new: bool = False
+    count: int | None = None
+
+
+def test_cells_are_what_their_fields_are(tmp_path: Path) -> None:
+    """If this fails, text of digits becomes a number, or a truth value stays text, and each row a dead letter."""
+    (tmp_path / "m.csv").write_text("at,id,zip,new,count\n20260101,a,12345,true,7\n20260101,b,,0,\n")
+    found, _, dead = Decoder(Mixed).batch(list(events(tmp_path / "m.csv", Mixed)))
+    assert not dead
+    assert [(one.zip, one.new, one.count) for one in found] == [("12345", True, 7), (None, False, None)]
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,18 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
+from msgspec import Meta
 
 from models import linear, pretrained
+from models.exploration import exploration
 from models.learners import AdaptiveForest, Logistic
 from models.policy import thresholds
-from operators import by, count, label_rate, mean
+from models.rules import promotion
+from operators import by, count, label_mean, label_rate, mean
 from schemas.errors import DefinitionError
 from schemas.fraud import FraudOutcome, Transaction
 from streaming.learning import learning
@@ -46,6 +49,22 @@ def learns(*learners: Any, **settings: Any) -> Callable[[], Plan]:
     return lambda: planned(CARD, outcome=FraudOutcome, learners=learners, learning=learning(**settings))
 
 
+class Texts(Transaction, frozen=True, kw_only=True):
+    """What is no mapping to numbers."""
+
+    tags: Annotated[dict[str, str], Meta(max_length=4)]
+
+
+def test_what_a_contest_counts_follows_from_what_is_learned() -> None:
+    """Explored events count next to nothing, or what is known soon decides who is champion."""
+    chance = exploration(share=0.02, salt="s", action="pass")
+    rule = learning(horizon="14d", presume=False, share=0.2, exploration=chance).promotion
+    assert (rule.weight, rule.settle) == (50.0, 14 * 86_400_000)
+    assert learning(horizon="14d").promotion.settle == 0
+    declared = learning(horizon="14d", presume=False, share=0.2, promotion=promotion(settle="3d", weight=2.0)).promotion
+    assert (declared.weight, declared.settle) == (2.0, 3 * 86_400_000)
+
+
 CARD = by("card", count("1d"))
 WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "name": (lambda: workload(name="Small One"), ("'Small One'", "name", "lower-case")),
@@ -70,6 +89,9 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "entity twice": (lambda: planned(CARD, by("card", count("7d"))), ("two by", "same entity", "into one")),
     "read": (lambda: planned(CARD, enrich("terminal", "x", default=0)), ("enrich('terminal'", "expected", "card")),
     "field": (lambda: planned(by("card", mean("amuont", "1d"))), ("'amuont'", "Transaction", "only amount")),
+    "mapping": (lambda: planned(CARD, event=Texts), ("event field 'tags'", "from names to numbers")),
+    "reasons": (lambda: thresholds(a=0.9, degraded="a", reasons="3"), ("reasons='3'", "0 or more")),  # type: ignore[arg-type]
+    "of": (lambda: label_mean("amount", "7d"), ("label_mean", "of='7d'", "True or False")),  # type: ignore[arg-type]
     "window": (lambda: count("1 day"), ("count()", "'1 day'", "'7d'")),
     "no window": (lambda: mean("amount"), ("mean('amount')", "no window", "'7d'")),
     "delay": (lambda: count("1d", delay="soon"), ("delay", "'soon'", "'7d'")),
