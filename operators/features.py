@@ -162,7 +162,10 @@ def max_(field: str, *windows: str, delay: str = "0s") -> Aggregate:
 
 
 def distinct(field: str, *windows: str, delay: str = "0s") -> Aggregate:
-    """Distinct values of a field over each window: exact, or a HyperLogLog of 9 % where events left the ring."""
+    """Distinct values of a field over each window: exact, or a HyperLogLog of 9 % where events left the ring.
+
+    Values are float64: whole numbers beyond 2**53 that are close are one.
+    """
     return windowed("distinct", field, windows, delay)
 
 

@@ -17,7 +17,7 @@ from models.onnx import Session
 from models.policy import DIGITS, Batch
 from schemas.codec import encode_lines
 from schemas.decisions import Decision, Explored, Scored
-from schemas.errors import DefinitionError, ModelRejected
+from schemas.errors import DefinitionError, MillraceError, ModelRejected
 from streaming.again import Said
 from streaming.engine import Events, Lookup
 from streaming.plan import Plan, check_model, derive_columns
@@ -116,7 +116,7 @@ class Decider:
         if champion:
             degraded |= np.isnan(scores)  # it has no answer to a value that is missing
         shadows = (c.score(columns.take(read, 1).astype(np.float32)) for c, read in zip(beside, others, strict=True))
-        decided, taken = self.plan.workload.policy.decide(
+        decided, taken = self._by_policy(
             Batch(
                 workload=self.plan.workload.name, model=versions[0], ids=events.ids, keys=events.entities[0],
                 at=events.at, degraded=degraded, scores=scores, names=self.plan.names, columns=columns,
@@ -138,6 +138,21 @@ class Decider:
             made = [decision is not None for decision in decisions]
             lines = encode_lines(compress(decisions, made))
         return Decided(lines, made, actions, versions, scored, columns, np.count_nonzero(degraded), weight)
+
+    def _by_policy(self, batch: Batch) -> tuple[Sequence[Decision | None], Sequence[str]]:
+        """What the policy says; what an author got wrong in it is told as such."""
+        policy = self.plan.workload.policy
+        where = f"workload {self.plan.workload.name!r}: policy {type(policy).__name__}"
+        try:
+            decided, taken = policy.decide(batch)
+        except MillraceError:
+            raise
+        except Exception as error:  # whatever an author's code may raise
+            raise DefinitionError(f"{where}: {type(error).__name__}: {error}") from error
+        if not len(decided) == len(taken) == len(batch.ids):
+            found = f"{len(decided)} decisions and {len(taken)} actions of {len(batch.ids)} events"
+            raise DefinitionError(f"{where}: found {found}, expected one of each; None for no decision")
+        return decided, taken
 
     def _explored(self, ids: Sequence[str], decisions: list[Decision | None], actions: list[str]) -> F64:
         """Let chance decide some of what is declined; returns what each event weighs as an example, f64[k]."""

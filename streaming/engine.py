@@ -5,7 +5,6 @@ reads a clock, draws a random number or waits for anything; runners bring states
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -22,7 +21,7 @@ from operators.kernels.tables import Rows
 from schemas.codec import DeadLetter, Decoder, Values
 from schemas.records import Event
 from schemas.time import duration
-from streaming.kernels import believable
+from streaming.kernels import LARGEST, believable
 from streaming.plan import Plan, Stage
 
 F64 = NDArray[np.float64]
@@ -117,8 +116,9 @@ class Intake:
         for get, field in self._fields:
             found = get(record)
             values = found.values() if field.room and found else (found,)
-            if any(isinstance(value, int) and abs(value) > sys.float_info.max for value in values):
-                dead.append(DeadLetter(index, "not-finite", f"found no finite number at `$.{field.name}`"))
+            if any(isinstance(value, int) and abs(value) > LARGEST for value in values):
+                detail = f"found a number of many digits at `$.{field.name}`, expected one up to {LARGEST:g}"
+                dead.append(DeadLetter(index, "not-finite", detail))
                 return True
         return False
 
@@ -148,11 +148,13 @@ class Intake:
         if believable(events.at, latest, events.numbers, self._required):
             return None
         future = events.at > latest
-        infinite = ~(np.isfinite(events.numbers) | (np.isnan(events.numbers) & ~self._required)).all(axis=1)
+        beyond = ~((np.abs(events.numbers) <= LARGEST) | (np.isnan(events.numbers) & ~self._required))
+        infinite = beyond.any(axis=1)
         for row in np.flatnonzero(infinite).tolist():
-            numbers = events.numbers[row]
-            name = self._names[int(np.flatnonzero(np.isinf(numbers) | (np.isnan(numbers) & self._required))[0])]
-            dead.append(DeadLetter(int(events.index[row]), "not-finite", f"found no finite number at `$.{name}`"))
+            place = int(np.flatnonzero(beyond[row])[0])
+            found = f"{events.numbers[row, place]:g} at `$.{self._names[place]}`"
+            detail = f"found {found}, expected a number up to {LARGEST:g}"
+            dead.append(DeadLetter(int(events.index[row]), "not-finite", detail))
         for row in np.flatnonzero(future & ~infinite).tolist():
             ahead = int(events.at[row] - arrived[row])
             detail = f"`at` is {ahead} ms after the record arrived, expected at most {self._skew}"

@@ -171,15 +171,19 @@ def tally(edges: NDArray[np.float64], values: NDArray[np.float64], counts: I64) 
     return total
 
 
+LARGEST = 1e100
+"""Largest number of an event: sums of cubes of such are finite."""
+
+
 @kernel
 def believable(at: I64, latest: I64, numbers: NDArray[np.float64], required: NDArray[np.bool_]) -> bool:
-    """Whether no time is later than its latest, i64[k] each, and every one of `numbers` f64[k, c] is finite or, where
-    its column is not `required` bool[c], missing."""
+    """Whether no time is later than its latest, i64[k] each, and every one of `numbers` f64[k, c] is at most LARGEST
+    either way or, where its column is not `required` bool[c], missing."""
     for i in range(len(at)):
         if at[i] > latest[i]:
             return False
         for j in range(numbers.shape[1]):
-            if not np.isfinite(numbers[i, j]) and (required[j] or not np.isnan(numbers[i, j])):
+            if not abs(numbers[i, j]) <= LARGEST and (required[j] or not np.isnan(numbers[i, j])):
                 return False
     return True
 

@@ -60,14 +60,18 @@ def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
             raise DefinitionError(f"{path}:{rows.line_num + 1}: {error}; {expected}") from error
 
 
+def check_seconds(where: str, at: int, otherwise: str = "") -> None:
+    """Refuse the time of a first event that is one of our days in seconds."""
+    if 10**9 <= at < 10**10:
+        expected = f"expected milliseconds: seconds with three zeros behind{otherwise}"
+        raise DefinitionError(f"{where}: found `at` {at}, in 1970, {expected}")
+
+
 def _check_times(path: Path, first: list[object]) -> None:
     """Refuse seconds, which are times in 1970, and rows with the newest first, which would each come late."""
     times = [at for at in first if isinstance(at, int)]
-    if times and 10**9 <= times[0] < 10**10:
-        raise DefinitionError(
-            f"{path}:2: found `at` {times[0]}, in 1970, expected milliseconds; seconds with three zeros behind, or a "
-            "date and time"
-        )
+    if times:
+        check_seconds(f"{path}:2", times[0], ", or a date and time")
     if len(times) > 2 and times[-1] < times[0] and all(after <= before for before, after in pairwise(times)):
         raise DefinitionError(
             f"{path}:2: found rows with the newest first, expected the oldest first, as they came; to turn them round: "

@@ -1,7 +1,9 @@
 """Options that several commands share, and the way results and progress are printed."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,11 +79,16 @@ def count_lines(path: Path) -> int:
 
 def read_events(path: Path, kind: "type[Event]") -> Iterator[bytes]:
     """Events of a file: JSON lines, or a CSV file whose columns are the fields."""
-    if path.suffix.lower() == ".csv":
-        from streaming import tables
+    from streaming import tables
 
+    if path.suffix.lower() == ".csv":
         return tables.events(path, kind)
-    return read_lines(path)
+    lines = read_lines(path)
+    first = next(lines, b"")
+    at = re.search(rb'"at"\s*:\s*(\d+)', first)
+    if at:
+        tables.check_seconds(f"{path}:1", int(at[1]))
+    return chain([first] if first else (), lines)
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

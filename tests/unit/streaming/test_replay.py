@@ -95,6 +95,30 @@ def test_names_of_values_may_have_any_character() -> None:
     assert [len(step.events.ids) for step in decided] == [3]
 
 
+def test_a_number_whose_square_is_none_is_a_dead_letter() -> None:
+    """If this fails, sums of a key are infinite from one event on."""
+    odd = [sale("a", DAY), sale("b", DAY, of=10**101), sale("c", DAY, of=-(10**100))]
+    [step] = steps(workload(), odd)
+    assert [(one.record, one.kind) for one in step.refused] == [(2, "not-finite")]
+
+
+class Fails:
+    """A policy that does not work."""
+
+    actions = ("pass",)
+
+    def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
+        """Fail, or decide too few."""
+        return ([], []) if batch.ids[0] == "a" else (1 / 0, [])  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("id", "found"), [("a", "0 decisions"), ("b", "ZeroDivisionError")])
+def test_a_policy_that_fails_is_named(id: str, found: str) -> None:
+    """If this fails, an author looks for what is wrong in the engine."""
+    with pytest.raises(DefinitionError, match=f"policy Fails: .*{found}"):
+        steps(workload(policy=Fails()), [sale(id, DAY)])
+
+
 class Blocks:
     """A policy with decisions of its own kind."""
 
