@@ -115,6 +115,7 @@ class _Watch(msgspec.Struct, tag="drift-watch/1"):
     window: int = -1  # the first that is counted
     latest: int = -1
     rows: int = 0
+    seconds: int = 0  # sum of the times of those rows
 
 
 class Watch:
@@ -134,8 +135,9 @@ class Watch:
     def add(self, rows: F64, at: I64, weight: F64 | None = None) -> list[Signal]:
         """Take rows f64[k, d] of event time `at` i64[k] ms and `weight` f64[k]; a signal for each column that moved.
 
-        A window ends with the first row of a later one; a late row counts in the window that is open. One with too
-        few rows goes on in the next. A column has moved until its PSI is a fifth below what made it a signal.
+        A window ends with the first row of a later one; a late row counts in the window that is open, and a signal says
+        of when its rows are, in the mean. One with too few rows goes on in the next. A column has moved until its PSI
+        is a fifth below what made it a signal.
         """
         s, signals = self._s, list[Signal]()
         values = np.ascontiguousarray(rows, np.float64)
@@ -152,16 +154,17 @@ class Watch:
                 s.window = s.window if s.rows else s.latest
             count(s.counts, self._edges, values[start:end], w[start:end])
             s.rows += end - start
+            s.seconds += int((np.asarray(at[start:end], np.int64) // 1000).sum())
         return signals
 
     def _close(self, at: int) -> list[Signal]:
         s, usual = self._s, self.reference.usual
         s.psi = psi(s.counts, self._expected)
         limit = np.maximum(self.rule.psi, 1.5 * np.array(usual))
-        start = s.window * self.rule.window
+        start = min(s.window, 1000 * s.seconds // s.rows // self.rule.window) * self.rule.window
         fresh = (s.psi > limit) & (s.since < 0)
         s.since = np.where(fresh, start, np.where(s.psi > 0.8 * limit, s.since, -1))
-        s.counts[:], s.rows = 0.0, 0
+        s.counts[:], s.rows, s.seconds = 0.0, 0, 0
         names = self.reference.names
         return [Signal("psi", names[i], float(s.psi[i]), usual[i], start, at) for i in np.flatnonzero(fresh)]
 

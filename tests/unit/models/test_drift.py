@@ -85,6 +85,17 @@ def test_what_moved_is_named() -> None:
     assert watch.report()["amount"]["since"] == -1
 
 
+def test_late_labels_say_since_when() -> None:
+    """Where most labels are presumed after a month, a change is said to be a month younger than it is."""
+    (old, before), (new, after) = days(28, 60), days(60, 110, scale=3.0)
+    rows, at = np.concatenate((old, new)), np.concatenate((before, after))
+    late = np.random.default_rng(1).random(len(at)) < 0.95
+    order = np.argsort(np.where(late, at + 30 * DAY, at), kind="stable")
+    signals = Watch(drift(), REFERENCE).add(rows[order], at[order])
+    assert signals[0].name == "amount"
+    assert 57 * DAY <= signals[0].since <= 63 * DAY
+
+
 def test_outside_of_the_training_range() -> None:
     """A column that was constant, or a value never seen in training, can change without a signal."""
     rows = np.column_stack((np.full(3000, 7.0), np.random.default_rng(0).random(3000)))
