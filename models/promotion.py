@@ -51,6 +51,18 @@ def difference(champion: F64, challenger: F64, labels: NDArray[np.bool_], loss: 
     return np.asarray(np.log(new / old) / -np.log(CLIP))
 
 
+def settled(
+    first: float, seen: NDArray[np.bool_], at: I64, known: I64, settle: int
+) -> tuple[NDArray[np.bool_], float]:
+    """Which examples, in order, are known at least `settle` ms after the first event `seen`, bool[k], and when it was.
+
+    Before, what is known soon would outweigh the rest. first: when it was so far, inf where none was; at and known:
+    when the events were and their labels came, i64[k] ms.
+    """
+    firsts = np.minimum.accumulate(np.concatenate(([first], np.where(seen, at, np.inf))))
+    return seen & (known >= firsts[1:] + settle), float(firsts[-1])
+
+
 class _Duel(msgspec.Struct, tag="duel/1"):
     evidence: NDArray[np.float64]
     labels: int = 0
@@ -70,16 +82,14 @@ class Duel:
         self._s = unpack(state, _Duel) if state else _Duel(fresh, since=since)
 
     def settled(self, champion: F64, challenger: F64, at: I64, known: I64) -> tuple[F64, F64]:
-        """The scores of examples `known` (i64[k] ms) `rule.settle` or more after the first event (`at`, i64[k] ms) that
-        both scored since the champion is one, NaN for the others: what is known soon would outweigh the rest."""
+        """The scores where both scored, since the champion is one, and labels had `rule.settle` to come; else NaN."""
         if not self.rule.settle:
             return champion, challenger
         s = self._s
         both = np.isfinite(champion) & np.isfinite(challenger) & (at >= s.since)
-        begins = np.minimum.accumulate(np.concatenate(([s.begin], np.where(both, at, np.inf))))
-        early = (known < begins[1:] + self.rule.settle) | (at < s.since)
-        s.begin, s.early = float(begins[-1]), s.early + int((both & early).sum())
-        return np.where(early, np.nan, champion), np.where(early, np.nan, challenger)
+        counts, s.begin = settled(s.begin, both, at, known, self.rule.settle)
+        s.early += int((both & ~counts).sum())
+        return np.where(counts, champion, np.nan), np.where(counts, challenger, np.nan)
 
     def add(
         self,
@@ -196,7 +206,7 @@ class Contest:
         self.duels = {other if part == name else part: duel for part, duel in self.duels.items()}
 
     def crown(self, version: str, now: int = 0) -> None:
-        """Make `version` champion at `now` ms, by verdict or by hand; for the previous one, the champion goes."""
+        """Make `version` champion at `now` ms, by verdict or by hand; one that yields to the one before leaves."""
         if version == self.champion:
             return
         old, back = self.champion, version == self.previous
@@ -229,12 +239,13 @@ class Contest:
         while start < k:
             part = slice(start, None)
             w, measured = None if weight is None else weight[part], latency or {}
+            own = None if by is None else decided[part] == self.champion
             hits: list[tuple[int, float, str]] = []
             for name, duel in self.duels.items():
                 seen = scores if fresh is None or name == self.previous else {**scores, **fresh}
                 old, new = seen.get(self.champion, none)[part], seen.get(name, none)[part]
-                if by is not None:
-                    old = np.where(decided[part] == self.champion, old, np.nan)
+                if own is not None:
+                    old = np.where(own, old, np.nan)
                 if at is not None:
                     old, new = duel.settled(old, new, at[part], known[part])
                 row = duel.add(old, new, labels[part], w, measured.get(name), self.frozen)

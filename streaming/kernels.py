@@ -12,6 +12,10 @@ Bytes = NDArray[np.uint8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
+LARGEST = 1e100
+"""Largest number of an event: sums of cubes of such are finite."""
+
+
 @part
 def get32(buffer: Bytes, a: int) -> np.int64:
     """A signed integer of four bytes."""
@@ -169,10 +173,6 @@ def tally(edges: NDArray[np.float64], values: NDArray[np.float64], counts: I64) 
         counts[np.searchsorted(edges, value)] += 1
         total += value
     return total
-
-
-LARGEST = 1e100
-"""Largest number of an event: sums of cubes of such are finite."""
 
 
 @kernel

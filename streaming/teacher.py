@@ -228,7 +228,8 @@ class Teacher:
         signals = self._drift(ids, inputs, self._merged(scores).get(self.contest.champion), labels, (at, known))
         by_lineage = self._merged(scores)  # by now
         fresh = self.pupils.learn(ids, inputs, labels, weight)
-        by = [self.lineages.of(lesson.versions[0]) for lesson in lessons]
+        fights = {version: self.lineages.of(version) for version in scores}
+        by = [fights[lesson.versions[0]] for lesson in lessons]
         verdicts = self.contest.add(by_lineage, labels, known, weight, fresh=fresh, at=at, by=by)
         return signals + [self._told(verdict) for verdict in verdicts]
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.drift import Adwin, Reference, Signal, Watch, loss
+from models.promotion import settled
 from models.rules import DriftRule
 from models.snapshot import pack, unpack
 from operators.kernels.ids import hash_ids
@@ -59,9 +60,7 @@ class Watching:
         """Take `k` examples: rows f64[k, inputs], the champion's scores f64[k], labels bool[k], and the times i64[k] of
         the events and of the labels, ms. Returns what moved, in what the champion saw."""
         seen = np.isfinite(champion)
-        firsts = np.minimum.accumulate(np.concatenate(([self._first], np.where(seen, at, np.inf))))
-        self._first = float(firsts[-1])
-        seen &= known >= firsts[1:] + self._settle
+        seen, self._first = settled(self._first, seen, at, known, self._settle)
         found = self._adwin.add(loss(champion[seen], labels[seen]), known[seen])
         both = np.column_stack((inputs, champion))
         if self._watch is not None:

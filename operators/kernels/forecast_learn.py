@@ -20,8 +20,6 @@ WILDEST = 1e6
 so that its square is a float32."""
 MARGIN = 0.5
 """How far beyond the values seen a forecast may go, in standard deviations."""
-
-
 RISE = 6
 """Cells over which the drift of a series without a season is taken."""
 

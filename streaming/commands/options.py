@@ -1,9 +1,8 @@
 """Options that several commands share, and the way results and progress are printed."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,16 +78,17 @@ def count_lines(path: Path) -> int:
 
 def read_events(path: Path, kind: "type[Event]") -> Iterator[bytes]:
     """Events of a file: JSON lines, or a CSV file whose columns are the fields."""
+    from schemas.codec import Decoder
+    from schemas.records import Event
     from streaming import tables
 
     if path.suffix.lower() == ".csv":
         return tables.events(path, kind)
     lines = read_lines(path)
-    first = next(lines, b"")
-    at = re.search(rb'"at"\s*:\s*(\d+)', first)
-    if at:
-        tables.check_seconds(f"{path}:1", int(at[1]))
-    return chain([first] if first else (), lines)
+    first = [*islice(lines, 1)]
+    for event in Decoder(Event).batch(first)[0]:  # what is none becomes a dead letter
+        tables.check_seconds(f"{path}:1", event.at)
+    return chain(first, lines)
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from schemas.anomaly import Reading
 from schemas.codec import Decoder
 from schemas.errors import DefinitionError
 from schemas.records import Event
+from streaming.commands.options import read_events
 from streaming.tables import events
 
 
@@ -69,6 +70,21 @@ def test_a_file_in_another_encoding_or_a_huge_cell_is_named(tmp_path: Path, file
     (path := tmp_path / "sensors.csv").write_bytes(file)
     with pytest.raises(DefinitionError, match=r"sensors\.csv:\d: .*expected text in UTF-8"):
         list(events(path, Reading))
+
+
+def test_json_lines_in_seconds_are_refused(tmp_path: Path) -> None:
+    """If this fails, a file of seconds is decided as one of 1970, or one that has seconds inside is refused."""
+    file = tmp_path / "events.jsonl"
+    for line, good in (
+        ('{"id":"a","at":1767225600}', False), ('{"id":"a","of":{"at":1767225600},"at":1767225600000}', True),
+        ("no event", True),
+    ):  # fmt: skip
+        file.write_text(f"{line}\n{line}\n")
+        if good:
+            assert list(read_events(file, Reading)) == [line.encode()] * 2
+        else:
+            with pytest.raises(DefinitionError, match=r"events\.jsonl:1: .*expected milliseconds"):
+                read_events(file, Reading)
 
 
 def test_a_reading_without_a_number_is_told_from_one_with_both(tmp_path: Path) -> None:
