@@ -116,6 +116,7 @@ class _Watch(msgspec.Struct, tag="drift-watch/1"):
     latest: int = -1
     rows: int = 0
     seconds: int = 0  # sum of the times of those rows
+    size: int = 0  # of a window, ms
 
 
 class Watch:
@@ -131,6 +132,9 @@ class Watch:
             if self._s.counts.shape != self._expected.shape:
                 found, expected = self._s.counts.shape, self._expected.shape
                 raise ModelRejected(f"drift.Watch: found a state of {found}, expected {expected}; start a new one")
+            size = self._s.size or rule.window  # of the rule that it ran with
+            self._s.window, self._s.latest = (n * size // rule.window for n in (self._s.window, self._s.latest))
+        self._s.size = rule.window
 
     def add(self, rows: F64, at: I64, weight: F64 | None = None) -> list[Signal]:
         """Take rows f64[k, d] of event time `at` i64[k] ms and `weight` f64[k]; a signal for each column that moved.
@@ -191,7 +195,10 @@ class Adwin:
 
     def __init__(self, name: str, delta: float = 0.002, state: bytes | None = None):
         self.name, self.delta = name, delta
-        self._s = unpack(state, _Adwin) if state else self._empty()
+        self._s = self._empty()
+        if state:
+            self._s = unpack(state, _Adwin)
+            self._s.window = self._s.window._replace(delta=delta)
 
     def _empty(self) -> _Adwin:
         return _Adwin(windows(2, self.delta), np.append(1.0, np.zeros(1 + MARKS)))

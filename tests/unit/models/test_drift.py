@@ -127,6 +127,24 @@ def test_splits_and_snapshots_change_nothing(cuts: list[int]) -> None:
     assert (watch.snapshot(), adwin.snapshot()) == (whole.snapshot(), one.snapshot())
 
 
+@pytest.mark.parametrize(("before", "after"), [("1h", "2d"), ("2d", "1h")])
+def test_another_window_or_delta_goes_on(before: str, after: str) -> None:
+    """After a deploy with a longer window no window ever ends, or a shorter one ends wrongly; an old delta counts."""
+    rows, at = days(0, 6, a_day=500)
+    moved, later = days(6, 12, scale=3.0, a_day=500)
+    old = Watch(drift(window=before, rows=10, psi=5.0), REFERENCE)
+    old.add(rows, at)
+    watch = Watch(drift(window=after, rows=10, psi=0.3), REFERENCE, old.snapshot())
+    found = watch.add(moved, later)
+    assert found
+    assert all(at[-1] - 2 * DAY <= signal.since <= signal.at <= later[-1] for signal in found)
+    x = np.random.default_rng(0).beta(1, 5, 3000) * np.where(np.arange(3000) < 1000, 1.0, 1.2)
+    strict = Adwin("m", 1e-9)
+    assert not strict.add(x[:1200], np.arange(1200))
+    assert Adwin("m", 0.9, strict.snapshot()).add(x[1200:], np.arange(1200, 3000))
+    assert not Adwin("m", 1e-9, strict.snapshot()).add(x[1200:], np.arange(1200, 3000))
+
+
 def test_adwin_is_rivers() -> None:
     """Detections are not those that the literature and River's users know."""
     total = 0
