@@ -66,14 +66,14 @@ class _Slot(msgspec.Struct):
     name: str
     lineage: int
     labels: int = 0
-    served: int = 0
+    served: float = 0.0
     last: int = -1  # when its newest label came
 
 
 class _Closed(msgspec.Struct):
     lineage: str
     labels: int
-    served: int
+    served: float
     unlabelled: float
     overall: Measures
 
@@ -130,10 +130,10 @@ class Evaluation:
         self._best = Best(places, s.groups, rows)
         self._numbers = {(number < LINEAGES, slot.name): number for number, slot in s.slots.items()}
 
-    def served(self, version: str, count: int) -> None:
-        """Count decisions that were served, whose labels may come."""
+    def served(self, version: str, weight: float) -> None:
+        """Count decisions that were served, whose labels may come, by what they weigh."""
         for slot in self._slots(version):
-            slot.served += count
+            slot.served += weight
 
     def add(self, e: Labelled, scores: Mapping[str, F64]) -> None:
         """Take examples with the scores f64[k] of each version, as served; NaN where it did not see the event."""

@@ -5,10 +5,12 @@ tells running jobs, which fetch what it names. A registry is a folder, or any UR
 
     <workload>/versions/<version>/model.onnx, manifest.json, measured.json
     <workload>/aliases/00000042.json
+    <workload>/report.json
 
 A version never changes, and its folder is one that `artifact.load` reads; the manifest, written last, also says how
 the version came about. A revision of the aliases is a new file, made only where there is none of that number: two
-writers cannot both make it, a crash leaves nothing half-done and no lock behind, and old files are the history.
+writers cannot both make it, a crash leaves nothing half-done and no lock behind, and old files are the history. The
+report is what a job said last of all versions.
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 
@@ -206,6 +209,17 @@ class Registry:
                 return
             found = {name: value for name, value in measured.items() if math.isfinite(value)}
             self._store.write(f"{_folder(workload, version)}/measured.json", msgspec.json.encode(found))
+
+    def report(self, workload: str, report: Mapping[str, object]) -> None:
+        """Keep what a job says its models are worth, in place of what was said before."""
+        with self._reached():
+            self._store.write(f"{_named(workload)}/report.json", msgspec.json.encode(report, enc_hook=float))
+
+    def reported(self, workload: str) -> dict[str, Any] | None:
+        """What was said last, as it is on `W.signals`; None where nothing was, or what is damaged."""
+        with self._reached(), suppress(FileNotFoundError, msgspec.MsgspecError):
+            return msgspec.json.decode(self._store.read(f"{_named(workload)}/report.json"), type=dict[str, Any])
+        return None
 
     def promote(
         self, workload: str, version: str | None, *, why: str = "", by: str = "", at: int | None = None

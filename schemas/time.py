@@ -28,3 +28,9 @@ def duration(text: str, what: str = "duration", zero: bool = False) -> int:
             f"{'' if zero else ' above zero'}; write for example '1d'"
         )
     return int(value)
+
+
+def about(ms: float) -> str:
+    """A duration in the largest unit that it has one of, up to days, as `"6.9d"`."""
+    unit = next((name for name in ("d", "h", "m", "s") if ms >= MILLISECONDS[name]), "ms")
+    return f"{ms / MILLISECONDS[unit]:.3g}{unit}"

@@ -143,7 +143,7 @@ class Apart:
         return frames.build_response(outputs, tags, np.full(len(request.handed), -1, np.int32), b"", None)
 
     def _learn(self, request: frames.Request) -> None:
-        self._newest = frames.time(request.buffer, int(request.start[-1]))
+        self._newest = frames.time(request.buffer, int(request.start[-1])) or self._newest
         self._send("process", request.buffer, self._newest)
 
     def snapshot(self, _: bytes) -> bytes:

@@ -47,6 +47,13 @@ class Decided(msgspec.Struct, frozen=True, eq=False):
         return [next(lines) if made else None for made in self.made]
 
     @property
+    def waiting(self) -> dict[str, float]:
+        """What those that wait for an outcome weigh together, by each version that scored them."""
+        scored = zip(self.versions, self.scored, strict=True)
+        weights = {version: float(self.weight[np.isfinite(scores)].sum()) for version, scores in scored}
+        return {version: weight for version, weight in weights.items() if weight}
+
+    @property
     def scores(self) -> F64:
         """The champion's, f64[k]."""
         return self.scored[0]

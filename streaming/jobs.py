@@ -135,12 +135,13 @@ def _learning(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> lis
     horizon = compiled.workload.learning.horizon
     served = Port(compiled.stages[-1].entity, Key("row"), frames.PENDING)
     outcomes, taught = Port(topics.outcomes, Key("json", "event")), Port(EXAMPLES, Key("row"), frames.LESSON)
+    counted = Port(compiled.stages[-1].entity, Key("row"), frames.LESSON)
     return [
         flink.Stage(
             EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled), wait_ms=horizon,
             pace_ms=PACE,
         ),
-        flink.Stage(LEARN, spec(resident.LEARN), taught, pace_ms=PACE, asked=True, parallelism=1),
+        flink.Stage(LEARN, spec(resident.LEARN), taught, counted, pace_ms=PACE, asked=True, parallelism=1),
     ]  # fmt: skip
 
 

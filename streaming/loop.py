@@ -28,11 +28,11 @@ from streaming.lesson import Lesson
 from streaming.lineages import lineage
 from streaming.observe import Loop
 from streaming.plan import Plan
-from streaming.signals import Signal, encode_signal, quality
+from streaming.signals import Signal, delay, encode_signal, quality, segments
 from streaming.teacher import Teacher
 
 LOOK = 1.0
-"""Seconds between two looks at what people changed in the registry."""
+"""Seconds between two looks at what people changed in the registry, and between two words of how many wait."""
 
 GROWN = 1.1
 """A version is measured in the registry again when it has so many times the labels."""
@@ -67,6 +67,7 @@ class Taught(msgspec.Struct, frozen=True, array_like=True):
 
 _SERVED = msgspec.msgpack.Decoder(Served)
 _TAUGHT = msgspec.msgpack.Decoder(Taught)
+_WAITING = msgspec.msgpack.Decoder(dict[str, float])
 
 
 def pending(events: Events, decided: Decided, layout: int) -> list[bytes]:
@@ -82,6 +83,24 @@ def pending(events: Events, decided: Decided, layout: int) -> list[bytes]:
         return _pack(Served(keys[i], at[i], weight[i], decided.versions, scores[i], columns[i].tobytes(), layout))
 
     return [frames.row(at[i], events.ids[i].encode(), served(i)) for i in rows]
+
+
+class Tally:
+    """Counts the decisions that wait and tells the teacher now and then. A restart may lose the last `LOOK` seconds."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, float] = {}
+        self._told = 0.0
+
+    def add(self, decided: Decided) -> list[bytes]:
+        """The frame that tells of `decided` and those before, where it is time."""
+        for version, weight in decided.waiting.items():
+            self._waiting[version] = self._waiting.get(version, 0.0) + weight
+        now = time.monotonic()
+        if now - self._told < LOOK or not self._waiting:
+            return []
+        told, self._told, self._waiting = _pack(self._waiting), now, {}
+        return [frames.row(0, b"", told)]
 
 
 def payload(frame: bytes) -> bytes:
@@ -190,6 +209,10 @@ BY = "learning"
 """Who made a change in the registry that no one needs to follow."""
 
 
+Quality = Callable[[str, str, dict[str, float]], None]
+"""Hears the measures of a lineage in a segment; empty: of all."""
+
+
 class LearnOperator:
     """Examples → models, in the registry and on `millrace.models`; and what an operator should be told.
 
@@ -198,7 +221,7 @@ class LearnOperator:
     damaged or was changed by people at the same moment, it learns on, and announces later.
     """
 
-    def __init__(self, plan: Plan, topics: Topics, registry: str, quality: Callable[[str, dict[str, float]], None]):
+    def __init__(self, plan: Plan, topics: Topics, registry: str, quality: Quality):
         self._name, self._teacher, self._own = topics.name, Teacher(plan), plan.workload.model.version
         self._registry, self._quality, self._layouts = Registry(registry), quality, Layouts(plan.names)
         self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
@@ -210,7 +233,12 @@ class LearnOperator:
     def process(self, buffer: bytes) -> bytes:
         """Learn from one micro-batch; returns records for topics, each behind its tag, as MessagePack."""
         request = frames.parse_request(buffer)
-        lessons = [self._lesson(_TAUGHT.decode(payload(record))) for record in request.records()]
+        lessons = list[Lesson]()
+        for record, port in zip(request.records(), request.port.tolist(), strict=True):
+            if port == frames.MAIN:
+                lessons.append(self._lesson(_TAUGHT.decode(payload(record))))
+            else:
+                self._teacher.served(_WAITING.decode(payload(record)))
         signals, outputs, self._anew = self._anew, list[tuple[int, bytes]](), []
         at = lessons[-1].known if lessons else 0
         try:
@@ -243,11 +271,15 @@ class LearnOperator:
         """The prequential measures of every version, for the metrics and the topic."""
         report = self._teacher.report()
         for name, measures in quality(report, "lineages").items():
-            self._quality(name, measures)
+            self._quality(name, "", measures)
+        for (name, segment), measures in segments(report).items():
+            self._quality(name, segment, measures)
+        self._quality("", "", delay(report))
         for version, measures in quality(report, "versions").items():
             if measures["labels"] > GROWN * self._measured.get(version, 0.0):
                 self._measured[version] = measures["labels"]
                 self._registry.measure(self._name, version, measures)
+        self._registry.report(self._name, report)
         return Signal("evaluation", self._name, at, report)
 
     def _people(self, at_once: bool = False) -> list[Signal]:

@@ -131,7 +131,7 @@ class Metrics:
         self.ages = self._histogram("event_age_seconds", "Wall clock minus Kafka timestamp", AGES)
         self.up = Gauge("millrace_dependency_up", "1 if it answers", ["dependency"], registry=self.registry)
         self.examples = self._counter("examples", "Decisions and outcomes, by what the join made of them", "kind")
-        labels = ["workload", "model", "measure"]
+        labels = ["workload", "model", "segment", "measure"]
         self.quality = Gauge("millrace_prequential", "Measured before the label", labels, registry=self.registry)
         labels = ["workload", "model"]
         self.model = Gauge("millrace_model_info", "1: the model that decides", labels, registry=self.registry)
@@ -239,10 +239,10 @@ class Loop:
             if kind:
                 self._joined[kind].inc(count)
 
-    def quality(self, version: str, measures: Mapping[str, float]) -> None:
-        """Note prequential measures of a version."""
+    def quality(self, lineage: str, segment: str, measures: Mapping[str, float]) -> None:
+        """Note prequential measures of a lineage (empty: of all) in a segment (empty: the whole)."""
         for name, value in measures.items():
-            self._metrics.quality.labels(self._workload, version, name).set(value)
+            self._metrics.quality.labels(self._workload, lineage, segment, name).set(value)
 
 
 _ports: dict[int, int] = {}

@@ -156,7 +156,7 @@ class Replay:
         decided = self._decider(events)
         if self._lessons is not None and self.teacher is not None:
             self._lessons.served(events, decided)
-            self.teacher.served(decided.versions[0], len(events.ids))
+            self.teacher.served(decided.waiting)
         return events, decided, duplicates
 
     def _learn(self, before: int) -> list[Signal]:

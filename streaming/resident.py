@@ -30,7 +30,7 @@ from streaming.arrivals import Arrivals
 from streaming.decider import Decided, Decider
 from streaming.engine import Events, Intake, Joiner, OutcomeIntake, update
 from streaming.kernels import read_rows, write_rows, write_sinks
-from streaming.loop import ExampleOperator, LearnOperator, pending
+from streaming.loop import ExampleOperator, LearnOperator, Tally, pending
 from streaming.observe import Loop
 from streaming.plan import Plan, Stage, plan
 from streaming.serving import Services, Serving
@@ -236,7 +236,7 @@ class FeatureOperator(_Operator):
         self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
         self._again = again
         self._loop, self._layout = Loop(plan.workload.name), layouts.number(plan.names)
-        self._told = layouts.Layouts(stage.features.inputs)
+        self._told, self._tally = layouts.Layouts(stage.features.inputs), Tally()
         self._begun = False
         self._carried = [i for i in range(len(plan.stages) + plan.maps) if i != stage.index]
         self._words = len(plan.workload.numbers) + stage.start + 1
@@ -332,6 +332,7 @@ class FeatureOperator(_Operator):
             waiting = pending(events, decided, self._layout)
             outputs.add(frames.PENDING, waiting)
             self._loop.joined({"waiting": len(waiting)})
+            outputs.add(frames.LESSON, self._tally.add(decided))
         self._serving.observer.decided(decided.actions, decided.degraded)
 
     def snapshot(self, _: bytes) -> bytes:

@@ -74,6 +74,7 @@ class _State(msgspec.Struct, tag="teacher/3"):
     waiting: list[tuple[str, str, int, int, bool, bool, float, str, tuple[str, ...], tuple[float, ...]]]
     rows: NDArray[np.float64]
     names: tuple[str, ...]
+    served: dict[str, float] = {}
 
 
 class Teacher:
@@ -101,6 +102,7 @@ class Teacher:
         self.counts = {"examples": 0, "presumed": 0, "capped": 0}
         self.artifacts = {self._own: workload.model} if isinstance(workload.model, Artifact) else {}
         self._revision, self._due, self.refit_wanted = 0, 0, False
+        self._served: dict[str, float] = {}  # what the evaluation has not heard of yet
         self._heavy: bytes | None = None
 
     def _part(self, version: str) -> None:
@@ -189,10 +191,9 @@ class Teacher:
         about: dict[str, object] = {"role": "challenger", "examples": self.counts["examples"], "by": "hand"}
         return [self._signal("model", now, version=version, **about) for version in new]
 
-    def served(self, version: str, count: int) -> None:
-        """Count decisions whose labels may come."""
-        self._heavy = None
-        self.evaluation.served(version, count)
+    def served(self, waiting: Mapping[str, float]) -> None:
+        """Count decisions whose labels may come: what they weigh together, by each version that scored them."""
+        self._served |= {version: self._served.get(version, 0.0) + weight for version, weight in waiting.items()}
 
     def add(self, lessons: Sequence[Lesson]) -> list[Signal]:
         """Take examples in the order in which their labels became known; returns what an operator should be told.
@@ -211,9 +212,10 @@ class Teacher:
         return signals
 
     def _take(self) -> list[Signal]:
+        self._count_served()
         lessons = within(self._cap, self._waiting)
         self.counts["capped"] += len(self._waiting) - len(lessons)
-        self._waiting, self._heavy = [], None
+        self._waiting = []
         if not lessons:
             return []
         rows = np.array([lesson.row for lesson in lessons])[:, self._columns]
@@ -304,9 +306,15 @@ class Teacher:
 
     def report(self) -> dict[str, object]:
         """Prequential metrics by lineage and version, the duels, and what was counted."""
-        counts = self.counts | {"waiting": len(self._waiting)}
+        self._count_served()
+        counts = {**self.counts, "waiting": len(self._waiting)}
         evaluation = self.evaluation.report({self.lineup.champion, *self.lineup.challengers})
         return {"evaluation": evaluation, "duels": self.contest.report(), "counts": counts}
+
+    def _count_served(self) -> None:
+        self._heavy = None
+        while self._served:
+            self.evaluation.served(*self._served.popitem())
 
     def snapshot(self) -> bytes:
         """The state, for `restore`. Artifacts are not in it: whoever serves them keeps them."""
@@ -315,12 +323,11 @@ class Teacher:
             cap = self._cap.snapshot() if self._cap else b""
             self._heavy = pack(_Heavy(self.pupils.snapshot(), evaluation, watching, cap))
         state = _State(
-            heavy=self._heavy, measured=self._measured(),
-            contest=self.contest.snapshot(),
+            heavy=self._heavy, measured=self._measured(), contest=self.contest.snapshot(),
             workload=self._workload, own=self._own, root=self.lineages.root, inputs=self.inputs, newest=self._newest,
             retired=self.retired, former=self.lineages.former,
             apart=self.lineages.apart, counts=self.counts, names=tuple(self._names), revision=self._revision,
-            due=self._due, refit=self.refit_wanted,
+            due=self._due, refit=self.refit_wanted, served=self._served,
             waiting=[lesson[:-1] for lesson in self._waiting],
             rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, len(self._names)),
         )  # fmt: skip
@@ -351,7 +358,7 @@ class Teacher:
         self._watching = Watching(self.rule.drift, self.inputs, self.rule.promotion.settle or 0, watched)
         self._cap = Cap(self.rule.cap, state=heavy.cap) if self.rule.cap and heavy.cap else self._cap
         self._newest, self.retired, self.counts = s.newest, s.retired, s.counts
-        self._revision, self._due, self.refit_wanted = s.revision, s.due, s.refit
+        self._revision, self._due, self.refit_wanted, self._served = s.revision, s.due, s.refit, s.served
         self._rename_all(s)
         signals = self._leave_unfit({*s.inputs} - {*self._names}, now) + self._anew(refused, now, refused)
         if not same:

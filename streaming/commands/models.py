@@ -16,11 +16,12 @@ from rich.table import Table
 
 from schemas import models as records
 from schemas.errors import DefinitionError, MillraceError
-from schemas.time import duration
+from schemas.time import about, duration
 from schemas.topics import MODELS
 from streaming import kafka, settings, stack
 from streaming.commands import options
 from streaming.commands.options import Json, Name, Set
+from streaming.signals import SPANS, delay, quality, segments
 
 if TYPE_CHECKING:
     from models.artifact import Artifact
@@ -95,6 +96,9 @@ def models_command(
 ) -> None:
     """List the versions of a workload's models: alias, training range, metrics, and the latest changes.
 
+    Below stands what each lineage, whose versions follow one another, was worth before its labels came: over all of
+    them, fading, over the last days and by segment; --json also has that of each version, and how the contests stand.
+
     The definition is that of the last deploy; `--set` says another.
 
     Example: millrace models fraud
@@ -106,7 +110,7 @@ def models_command(
         "workload": definition.name, "registry": chosen.url, "definition": own.version,
         "aliases": msgspec.to_builtins(now), "history": msgspec.to_builtins(history),
         "versions": [msgspec.to_builtins(entry) | {"alias": _alias(now, entry.version)} for entry in versions],
-        "damaged": damaged,
+        "damaged": damaged, "report": (report := chosen.reported(definition.name)),
     }  # fmt: skip
     if again:
         result["announced"] = announce(chosen, definition.name)
@@ -115,22 +119,23 @@ def models_command(
 
         result["logged"] = Tracking(mlflow).log(chosen, definition.name)
     options.show(result, as_json, f"{definition.name} in {chosen.url}, revision {now.revision}")
-    if not as_json:
-        table = Table(box=None)
-        for title in ("version", "alias", "trained on", "parent", "labels", "AP", "in training"):
-            table.add_column(title, no_wrap=title in ("version", "alias", "labels", "AP"), overflow="fold")
-        if own.version not in {entry.version for entry in versions}:
-            alias = "champion" if now.champion is None else "definition"
-            table.add_row(own.version, alias, "", "", *_figures(own.metrics))
-        for entry in versions:
-            days = "" if entry.range is None else " to ".join(map(_day, entry.range))
-            parent, figures = (entry.parent or "")[-12:], _figures(entry.metrics | entry.measured)
-            table.add_row(entry.version, _alias(now, entry.version), days, parent, *figures)
-        options.out.print(table, highlight=False)
-        for reason in damaged.values():
-            options.out.print(f"damaged: {reason}", highlight=False, markup=False)
-        for change in history[-LATEST:]:
-            options.out.print(_told(change), highlight=False, markup=False)
+    if as_json:
+        return
+    table = Table(box=None)
+    for title in ("version", "alias", "trained on", "labels", "unlabelled", "AP", "in training"):
+        table.add_column(title, no_wrap=title not in ("trained on", "in training"), overflow="fold")
+    served = quality(report, "versions") if report else {}
+    if own.version not in {entry.version for entry in versions}:
+        alias = "champion" if now.champion is None else "definition"
+        table.add_row(own.version, alias, "", *_figures({**own.metrics, **served.get(own.version, {})}))
+    for entry in versions:
+        days = "" if entry.range is None else " to ".join(map(_day, entry.range))
+        figures = _figures(entry.metrics | entry.measured | served.get(entry.version, {}))
+        table.add_row(entry.version, _alias(now, entry.version), days, *figures)
+    options.out.print(table, highlight=False)
+    lines = [*(_worth(report) if report else ()), *(f"damaged: {reason}" for reason in damaged.values())]
+    for line in (*lines, *map(_told, history[-LATEST:])):
+        options.out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _deployed(workload: str, set: list[str] | None) -> "Workload":
@@ -220,12 +225,34 @@ def _day(at: int) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d")
 
 
-def _figures(metrics: Mapping[str, float]) -> tuple[str, str, str]:
-    """Labels seen and prequential AP, where they were measured, and AP and AUC of the training's validation."""
-    labels, served = metrics.get("labels"), metrics.get("prequential_ap")
+def _worth(report: Mapping[str, object]) -> list[str]:
+    """What each lineage was worth before its labels came, a line each; nothing where none came."""
+    if not (late := delay(report)):
+        return []
+    half, most = (about(late[f"label_delay_{of}"]) for of in ("p50", "p90"))
+    lines = [f"before labels came, which took {half}, nine in ten at most {most}:"]
+    parts = {(name, ""): measures for name, measures in quality(report, "lineages").items()} | segments(report)
+    for (name, segment), measures in sorted(parts.items()):
+        for span, begin in SPANS.items():
+            of = {n.removeprefix(f"{begin}_"): v for n, v in measures.items() if n.startswith(f"{begin}_")}
+            if of.get("n") and not (segment and span != "overall"):
+                where = f"{name}, segment {segment}" if segment else f"{name}, {span}"
+                lines.append(f"  {where}: {', '.join(f'{n} {_number(v)}' for n, v in of.items())}")
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _figures(metrics: Mapping[str, float]) -> tuple[str, str, str, str]:
+    """Labels seen, the share that is unlabelled and prequential AP, where they were measured, and AP and AUC of the
+    training's validation."""
+    labels, served, left = (metrics.get(name) for name in ("labels", "prequential_ap", "unlabelled"))
     training = {"AP": metrics.get("validation_average_precision"), "AUC": metrics.get("validation_roc_auc")}
     shown = " ".join(f"{name} {value:.4f}" for name, value in training.items() if value is not None)
-    return "" if labels is None else f"{labels:,.0f}", "" if served is None else f"{served:.4f}", shown
+    come = "" if left is None else f"{left:.0%}"
+    return "" if labels is None else f"{labels:,.0f}", come, "" if served is None else f"{served:.4f}", shown
 
 
 def _told(change: "Revision") -> str:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -101,6 +103,14 @@ def test_loop_with_kills(world: Make) -> None:
 
     later = count(1)
     wait(scored, 60, "a challenger to be scored")
+    told = [json.loads(path.read_text()) for path in (job.settings.home / "metrics").glob("metrics-*.json")]
+    pages = [urlopen(f"http://{one['targets'][0]}/metrics", timeout=5) for (one,) in told]  # those alive
+    served = "".join(page.read().decode() for page in pages)
+    assert re.search(r"millrace_prequential\{measure=.window_n.,model=.fraud.,segment=.1.,workload=.fraud.} \d", served)
+    reported = registry.reported(name)
+    assert reported is not None
+    of = reported["evaluation"]["lineages"]["fraud"]
+    assert of["labels"] <= of["served"] <= len(data.events) + 100
 
 
 def learner(job: World) -> int:

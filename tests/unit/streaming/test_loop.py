@@ -21,9 +21,11 @@ from schemas.models import Announcement, decode, encode
 from schemas.topics import Topics
 from streaming import layouts, loop
 from streaming.announced import Models
+from streaming.decider import Decided
 from streaming.learning import learning
 from streaming.loop import ExampleOperator, LearnOperator, Served, Taught
 from streaming.plan import Plan, plan
+from streaming.signals import quality
 from streaming.workloads import load
 from tests import java
 
@@ -173,7 +175,7 @@ def teach(operator: LearnOperator, records: Sequence[bytes], size: int = 300) ->
 
 def opened(of: Plan, registry: Registry) -> LearnOperator:
     """The operator as a job opens it."""
-    return LearnOperator(of, Topics("small"), str(registry.url), quality=lambda version, measures: None)
+    return LearnOperator(of, Topics("small"), str(registry.url), quality=lambda *told: None)
 
 
 def serving(announced: Announcement) -> tuple[str | None, list[str]]:
@@ -207,6 +209,53 @@ def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert set(registry.challengers("small")) == set(whole.challengers("small"))
         assert registry.champion("small") == whole.champion("small")
         assert {e.version for e in registry.versions("small")} == {e.version for e in whole.versions("small")}
+
+
+def test_measures_are_told_by_segment_and_span(registry: Registry) -> None:
+    """If this fails, metrics or `millrace models` lack what fades, the last days, or a segment."""
+    told: dict[tuple[str, str], dict[str, float]] = {}
+    of = small(segment="key_count_1h")
+    operator = LearnOperator(of, Topics("small"), str(registry.url), lambda *said: told.update({said[:2]: said[2]}))
+    records = rows(3000, 6.0)
+    for i, record in enumerate(records):
+        taught = msgspec.msgpack.decode(loop.payload(record), type=Taught)
+        row = np.frombuffer(taught.served.row).copy()
+        row[of.names.index("key_count_1h")] = i % 2
+        served = msgspec.structs.replace(taught.served, row=row.tobytes())
+        records[i] = frames.row(taught.known, b"", _pack(msgspec.structs.replace(taught, served=served)))
+    teach(operator, records)
+    assert {("small", ""), ("small", "0"), ("small", "1"), ("", "")} <= set(told)
+    for span in ("prequential", "fading", "window"):
+        whole, *parts = (told["small", of] for of in ("", "0", "1"))
+        assert whole[f"{span}_n"] == pytest.approx(sum(part[f"{span}_n"] for part in parts))
+        assert {f"{span}_{of}" for of in ("ap", "roc_auc", "log_loss", "brier", "calibration_error")} <= set(whole)
+    assert told["small", ""]["window_n"] == pytest.approx(told["small", ""]["labels"])
+    assert told["", ""]["label_delay_p50"] == pytest.approx(1000, rel=0.05)
+    report = registry.reported("small")
+    assert report is not None
+    assert quality(report, "lineages")["small"] == told["small", ""]
+    Path(registry.url, "small", "report.json").write_text("{")
+    assert registry.reported("small") is None
+
+
+def test_what_waits_is_told_to_the_teacher(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, nobody knows which share of what a model decided is still unlabelled, or a restart forgets it."""
+    monkeypatch.setattr(loop, "LOOK", 0.0)
+    none, weight = np.empty((3, 0)), np.array([4.0, 0.0, 1.0])
+    scored = (np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.2, np.nan]))
+    decided = Decided(b"", [True] * 3, ["a"] * 3, (OWN.version, LEARNED), scored, none, 0, weight)
+    tally, operator, records = loop.Tally(), opened(small(), registry), rows(3000, 6.0)
+    told = [frame for _ in range(1000) for frame in tally.add(decided)]
+    assert operator.process(java.build_request([0] * 1000, [1] * 1000, told, [b""], [b""])) == _pack([])
+    other = opened(small(), registry)
+    other.restore(operator.snapshot(b""))
+    for one in (operator, other):
+        teach(one, records)
+        versions = one._teacher.report()["evaluation"]["versions"]  # type: ignore[index]
+        for version, served in ((OWN.version, 5000), (LEARNED, 4000)):
+            part = versions[version]
+            assert part["served"] == served
+            assert part["unlabelled"] == pytest.approx(1 - part["overall"]["n"] / served)
 
 
 def test_the_registry_says_what_serves(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,13 @@ def test_a_replay_that_learns_tells_what_it_learned(run: Run, tmp_path: Path) ->
     assert len(told.splitlines()) < 20
     report = run("replay", "fraud", "--set", "learn=true", *files)["learning"]
     assert '"average_precision": null' in json.dumps(report)  # of so few, none was fraud
+    run("simulate", "--days", "12", "--cards", "20", "--terminals", "40", "--out", str(tmp_path))
+    report = run("replay", "fraud", "--set", "learn=true", *files)["learning"]
+    Registry(tmp_path / "home" / "models").report("fraud", report)  # type: ignore[arg-type]
+    told = str(run("models", "fraud", json_=False)["text"])
+    assert re.search(r"before labels came, which took [67](\.\d+)?d, nine in ten at most [67](\.\d+)?d:", told)
+    assert re.search(r"^  fraud, window: n \d+, .*brier 0\.\d+, .*precision_at_100 0\.\d+$", told, re.MULTILINE)
+    assert run("models", "fraud")["report"] == report
 
 
 def test_a_refused_outcome_is_no_truth(run: Run, tmp_path: Path) -> None:
