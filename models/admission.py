@@ -140,25 +140,31 @@ def attempt(trial: Trial) -> None:
     session = Session(artifact, trial.sha256, device="cpu")
     rows = _unseen(artifact)
     scores = session.score(rows)
-    bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
-    if len(bad):
-        raise ModelRejected(
-            f"found score {scores[bad[0]]} for features {rows[bad[0]].tolist()} ({len(bad)} of {len(rows)} rows), "
-            "expected numbers from 0 to 1 for whatever comes"
-        )
+    alone = np.array([session.score(row[None])[0] for row in rows])
+    missing = np.isnan(rows).any(axis=1) & np.isnan(scores)  # which is no answer, and told as such
+    for bad, right in (
+        (~((scores >= 0) & (scores <= 1) | missing), "numbers from 0 to 1 for whatever comes"),
+        ((alone != scores) & ~missing, "what it gives for that row alone"),
+    ):
+        if bad.any():
+            row = int(np.argmax(bad))
+            found = f"score {scores[row]} for features {rows[row].tolist()} ({bad.sum()} of {len(rows)} rows)"
+            raise ModelRejected(f"found {found}, expected {right}")
     # Not `process_time`, which moves by ticks of the scheduler once RLIMIT_CPU is set; the session has no other thread.
     _in_time(session, trial.budget_ms, time.thread_time)
 
 
 def _unseen(artifact: Artifact) -> NDArray[np.float32]:
-    """Rows float32[n, f]: at random up to three times as wide as the golden ones; all of one kind; one far feature."""
+    """Rows float32[n, f]: at random up to three times as wide as the golden ones; all of one kind; one feature far off,
+    or missing."""
     low, high = artifact.golden.min(axis=0).astype(np.float64), artifact.golden.max(axis=0).astype(np.float64)
     wide, f = high - low, len(low)
     usual = np.array(artifact.baseline, np.float64)
     random = np.random.default_rng(0).uniform(low - wide, high + wide, (256, f))
-    same = np.array([0.0, 1.0, -1.0, 1e-30, FAR, -FAR])[:, None].repeat(f, axis=1)
-    far = np.repeat(usual[None], 2 * f, axis=0)
-    far[np.arange(f), np.arange(f)], far[f + np.arange(f), np.arange(f)] = FAR, -FAR
+    same = np.array([0.0, 1.0, -1.0, 1e-30, FAR, -FAR, np.nan])[:, None].repeat(f, axis=1)
+    far = np.repeat(usual[None], 3 * f, axis=0)
+    for i, value in enumerate((FAR, -FAR, np.nan)):
+        far[i * f + np.arange(f), np.arange(f)] = value
     rows: NDArray[np.float64] = np.concatenate((random, same, [usual, low, high], far))
     return rows.astype(np.float32)
 

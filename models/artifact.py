@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from schemas.errors import ModelRejected
 
 GOLDEN = 64  # rows kept with a model, by which every load is checked
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+LONGEST = 64  # characters of a name
+_NAME = re.compile(rf"[a-z][a-z0-9_-]{{0,{LONGEST - 1}}}")
 
 
 class _Manifest(msgspec.Struct):

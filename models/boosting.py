@@ -161,6 +161,9 @@ def _check(
         )
     if (np.diff(times) < 0).any():
         raise DefinitionError("boosting.fit: found `at` that goes back, expected rows in order of time; sort them")
+    if not ((weights > 0) & (weights <= metrics.HEAVIEST)).all():
+        found = f"found weights from {weights.min()} to {weights.max()}"
+        raise DefinitionError(f"boosting.fit: {found}, expected some above 0, at most {metrics.HEAVIEST:g}")
     if not 0 <= p.validation < 1 or not p.memory_days:
         raise DefinitionError(f"boosting.fit: found {p}, expected 0 <= validation < 1 and a memory")
     if not np.isfinite(rows).all():
@@ -211,7 +214,8 @@ def _validate(
     stop = lightgbm.early_stopping(p.patience, verbose=False)
     booster = lightgbm.train(settings, data, p.trees, valid_sets=[later], callbacks=[stop])
     score = booster.predict(rows[new], num_iteration=booster.best_iteration, num_threads=p.threads)
-    return booster.best_iteration, {f"validation_{k}": v for k, v in metrics.summary(label[new], score).items()}
+    found = metrics.summary(label[new], score, weights[new])
+    return booster.best_iteration, {f"validation_{k}": v for k, v in found.items()}
 
 
 def _trees(booster: lightgbm.Booster) -> Iterator[list[graph.Node]]:

@@ -114,8 +114,9 @@ class ForestLearning(Learning):
         stats = np.where(leaf[:, None], f.stats[used], 1.0)
         value = scale[tree][:, None] * stats / stats.sum(axis=1, keepdims=True)
         left[leaf] = -1
+        threshold = np.where(leaf, 0.0, f.threshold[used])  # where a leaf has an earlier tree's, snapshots have none
         trees = compiler.Trees(
-            tree, node, f.feature[used].astype(np.int64), f.threshold[used], np.maximum(left, 0), left + 1, value
+            tree, node, f.feature[used].astype(np.int64), threshold, np.maximum(left, 0), left + 1, value
         )
         return compiler.forest(trees, self._share, len(self.inputs), calibration)
 

@@ -175,9 +175,13 @@ class HalfSpaceTrees(Declaration):
     limits: ClassVar = {"trees": (1, 1000), "height": (1, 16), "window": (1, 1e9), "seed": (0, 2**32 - 1)}
 
     def start(self, inputs: tuple[str, ...]) -> "Learning":
-        """Random trees without mass."""
+        """Random trees without mass; DefinitionError where there is more of them than a snapshot has room for."""
         from models.halfspace import HalfSpaceLearning
+        from models.learning import LIMIT
 
+        if (size := 48 * self.trees << self.height) > LIMIT:
+            found = f"found trees={self.trees} of height={self.height}, {size >> 20} MiB"
+            raise DefinitionError(f"learner {self.name!r}: {found}; expected at most {LIMIT >> 20}")
         return HalfSpaceLearning(self.name, self.settings, inputs)
 
 

@@ -7,6 +7,7 @@ its own row alone, bit for bit, however rows are split into batches: replay and 
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,7 @@ _EXACT = _names(
 )
 # Same bits in calls of one size: other paths for one row than for many, for what is left over of a vector.
 _BY_SIZE = _names("Elu Erf Exp Gemm Log MatMul Reciprocal Softplus Tanh")
-# Other bits at another place in memory: scored one row a call. In none of the three is control flow, a random
-# number or an output that can be much larger than the inputs.
+# Other bits at another place in memory: scored one row a call. In none of the three is control flow or a random number.
 _BY_PLACE = _names(
     "ArgMax ArgMin BatchNormalization LayerNormalization LogSoftmax Pow ReduceL1 ReduceL2 ReduceLogSumExp "
     "ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Softmax TopK"
@@ -137,7 +137,9 @@ class Session:
         self._input, self._output = _ports(proto, len(artifact.features))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails raises
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # as was checked; some bytes are two
+        self._proven = False
         providers = ["CPUExecutionProvider"] if device == "cpu" or used & _TREES else _providers()
         try:
             self._session = onnxruntime.InferenceSession(artifact.onnx, options, providers=providers)
@@ -148,6 +150,7 @@ class Session:
             raise
         except Exception as e:  # ONNX Runtime's own errors have no common base
             raise ModelRejected(f"model {artifact.version}: ONNX Runtime refused it: {e}") from e
+        self._proven = True
         worst = int(np.argmax(np.abs(golden - artifact.expected)))
         if not abs(golden[worst] - artifact.expected[worst]) <= TOLERANCE:
             raise ModelRejected(
@@ -180,20 +183,36 @@ class Session:
         return scores
 
     def score(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """float64[k], the probability of class 1 of each of `rows` float32[k, f]."""
+        """float64[k], the probability of class 1 of each of `rows` float32[k, f]; NaN where it cannot be computed."""
         scores = np.empty(len(rows))
         step = CHUNK if self._buffer is None else len(self._buffer)
         for lo in range(0, len(rows), step):
             part = np.ascontiguousarray(rows[lo : lo + step])
             k = len(part)
             if self._buffer is not None:
-                self._buffer[:k] = part
+                self._buffer[:k], self._buffer[k:] = part, part[0]  # nothing of an earlier call
                 part = self._buffer
-            out = self._session.run([self._output], {self._input: part})[0]
+            try:
+                out = self._session.run([self._output], {self._input: part})[0]
+            except Exception:  # as from a missing value that is looked up: no answer to that row, and to no other
+                if not self._proven:
+                    raise
+                scores[lo : lo + k] = self._apart(part[:k].copy())
+                continue
             if out.shape not in ((len(part),), (len(part), 1), (len(part), 2)):
                 expected = "[n], [n, 1], or [n, 2] with class 1 second"
                 raise _refuse(f"output {out.shape} for {len(part)} rows", expected)
             scores[lo : lo + k] = out.reshape(len(part), -1)[:k, -1]
+        return scores
+
+    def _apart(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The same, each row by itself."""
+        scores = np.full(len(rows), np.nan)
+        for i, row in enumerate(rows):
+            part = self._buffer if self._buffer is not None else row[None]
+            part[:] = row
+            with suppress(Exception):  # whatever ONNX Runtime raises, whose errors have no common base
+                scores[i] = self._session.run([self._output], {self._input: part})[0].reshape(len(part), -1)[0, -1]
         return scores
 
     def contributions(

@@ -362,16 +362,15 @@ def _retired(now: Revision, version: str) -> dict[str, object]:
 
 def announcement(registry: Registry, workload: str) -> Announcement:
     """What `registry` says about `workload` now, to be published on `millrace.models`; the same until it changes."""
-    now = registry.aliases(workload)
+    now, challengers = registry.aliases(workload), list[Version]()
+    for name in now.challengers:
+        with suppress(DefinitionError, ModelRejected):  # gone or damaged: nobody scores it, and the rest is heard
+            challengers.append(registry.version(workload, name))
     return Announcement(
-        workload=workload,
-        revision=now.revision,
-        at=now.at,
+        workload=workload, revision=now.revision, at=now.at, frozen=now.frozen, challengers=tuple(challengers),
         champion=None if now.champion is None else registry.version(workload, now.champion),
-        challengers=tuple(registry.version(workload, version) for version in now.challengers),
         previous=now.former[-1] if now.former else None,
-        frozen=now.frozen,
-    )
+    )  # fmt: skip
 
 
 def fetch(version: Version) -> Artifact:

@@ -1,7 +1,7 @@
 """Examples: what was served for an event, beside the truth about it. They are what models are trained on.
 
 A file is either Parquet (`.parquet`, one column a feature) or JSON lines: `{"event", "at", "key", "label",
-"label_at", "features": {name: value}}`.
+"label_at", "features": {name: value}}`; with "weight", where fewer were kept of some, as the examples topic has it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from models.metrics import HEAVIEST
 from schemas.errors import DefinitionError
 from streaming.engine import Events
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 META = ("event", "at", "key", "label", "label_at")
+
+WEIGHTS = f"a number above 0, at most {HEAVIEST:g}: one over the share that was kept"
 
 Truth = Mapping[str, tuple[int, bool]]
 """Outcomes by event id: (known since, label)."""
@@ -36,11 +39,13 @@ class Example(msgspec.Struct, frozen=True):
     label: bool
     label_at: int
     features: dict[str, float | None]  # None: missing
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """`n` examples: event ids, at and label_at i64[n] ms, key, label f64[n] 0 or 1, X f32[n, f] by `names`."""
+    """`n` examples: event ids, at and label_at i64[n] ms, key, label f64[n] 0 or 1, X f32[n, f] by `names`, weight
+    f64[n], how many each stands for."""
 
     names: tuple[str, ...]
     event: Sequence[str]
@@ -49,6 +54,7 @@ class Examples:
     label_at: I64
     label: F64
     X: NDArray[np.float32]
+    weight: F64
 
     def columns(self, names: Sequence[str]) -> NDArray[np.float32]:
         """X of some features, f32[n, len(names)]; DefinitionError where one is missing."""
@@ -62,6 +68,8 @@ class ExampleWriter:
     """Writes the examples of a replay step by step; close it, or use it in `with`."""
 
     def __init__(self, path: Path, names: tuple[str, ...], truth: Truth):
+        if not path.parent.is_dir():
+            raise DefinitionError(f"examples {path}: found no folder {path.parent} to write them to")
         self._names = names
         self._truth = truth
         self._lines: BinaryIO | None = None
@@ -118,16 +126,18 @@ class ExampleWriter:
 
 
 def read_examples(*paths: Path) -> Examples:
-    """Read files of examples, in the order of event time."""
+    """Read files of examples, in the order of event time; of several about one event the first counts."""
     for path in paths:
         if not path.exists():
             raise DefinitionError(f"examples {path}: no such file; `millrace replay W --examples {path}` writes one")
     parts = [_read_parquet(path) if path.suffix == ".parquet" else _read_lines(path) for path in paths]
     if any(part.names != parts[0].names for part in parts):
         raise DefinitionError(f"examples {paths}: found different features in them, expected the same")
-    columns = ([getattr(part, name) for part in parts] for name in ("at", "label_at", "label", "X"))
+    columns = ([getattr(part, name) for part in parts] for name in ("at", "label_at", "label", "X", "weight"))
     ids, keys = (list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("event", "key"))
-    return _order(Examples(parts[0].names, ids, keys, *(np.concatenate(column) for column in columns)))
+    whole = Examples(parts[0].names, ids, keys, *(np.concatenate(column) for column in columns))
+    first = {id: row for row, id in reversed([*enumerate(ids)])}
+    return _order(whole, np.array(sorted(first.values())))
 
 
 def _read_parquet(path: Path) -> Examples:
@@ -148,7 +158,7 @@ def _of_table(path: Path, table: pa.Table) -> Examples:
     label = _column(path, table, "label", pa.float64())
     if not ((label == 0) | (label == 1)).all():
         raise DefinitionError(f"examples {path}: found labels {np.unique(label)[:4]}, expected 0 and 1")
-    return Examples(names, table["event"].to_pylist(), table["key"].to_pylist(), at, since, label, X)
+    return Examples(names, table["event"].to_pylist(), table["key"].to_pylist(), at, since, label, X, np.ones(len(at)))
 
 
 def _column(path: Path, table: pa.Table, name: str, kind: pa.DataType) -> NDArray[Any]:
@@ -182,20 +192,23 @@ def _read_lines(path: Path) -> Examples:
         if tuple(example.features) != names:
             found = tuple(example.features)
             raise DefinitionError(f"examples {path}:{number}: found features {found}, expected {names}")
+        if not 0 < example.weight <= HEAVIEST:
+            raise DefinitionError(f"examples {path}:{number}: found weight {example.weight}, expected {WEIGHTS}")
     return Examples(
         names, [e.event for e in lines], [e.key for e in lines],
         np.array([e.at for e in lines], np.int64), np.array([e.label_at for e in lines], np.int64),
         np.array([e.label for e in lines], np.float64),
-        np.array([list(e.features.values()) for e in lines], np.float32),
+        np.array([list(e.features.values()) for e in lines], np.float32), np.array([e.weight for e in lines]),
     )  # fmt: skip
 
 
-def _order(examples: Examples) -> Examples:
-    if (np.diff(examples.at) >= 0).all():
+def _order(examples: Examples, rows: I64) -> Examples:
+    """Those at `rows`, by event time."""
+    if len(rows) == len(examples.at) and (np.diff(examples.at) >= 0).all():
         return examples
-    order = np.argsort(examples.at, kind="stable")
-    pick = order.tolist()
+    order = rows[np.argsort(examples.at[rows], kind="stable")]
+    pick, e = order.tolist(), examples
     return Examples(
-        examples.names, [examples.event[i] for i in pick], [examples.key[i] for i in pick],
-        examples.at[order], examples.label_at[order], examples.label[order], examples.X[order],
+        e.names, [e.event[i] for i in pick], [e.key[i] for i in pick], e.at[order], e.label_at[order], e.label[order],
+        e.X[order], e.weight[order],
     )  # fmt: skip

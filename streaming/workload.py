@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifact import Artifact
+from models.artifact import LONGEST, Artifact
 from models.learners import Learner
 from models.native import Native
 from models.policy import Policy
@@ -151,6 +151,12 @@ class Workload:
         names = [learner.name for learner in self.learners]
         if len(set(names)) < len(names):
             raise DefinitionError(f'{where}: learners: found names {names}, expected different ones, as name="slow"')
+        for name in names:
+            if name == "refit":
+                raise DefinitionError(f"{where}: learners: found the name {name!r}, which refitted trees have")
+            if len(f"{self.name}-{name}") > LONGEST:
+                long = f"found {self.name}-{name}, the name of its models"
+                raise DefinitionError(f"{where}: learners: {long}, expected at most {LONGEST} characters")
         if self.learning is None and not self.learners:
             return
         if not isinstance(self.learning, Learning):

@@ -15,7 +15,7 @@ from schemas.errors import DefinitionError, MillraceError
 from schemas.time import MILLISECONDS
 from streaming import kafka, stack
 from streaming.commands import options
-from streaming.commands.models import Url, registry
+from streaming.commands.models import Url, deployed, registry
 from streaming.commands.options import Json, Name, Set
 from streaming.settings import read
 
@@ -89,9 +89,7 @@ def explain_command(workload: Name, id: Id, url: Url = None, set: Set = None, as
 
     Example: millrace explain fraud 123456 --set learn=true
     """
-    from streaming.workloads import load
-
-    definition, brokers = load(workload, options.overrides(set)), stack.brokers(read())
+    definition, brokers = deployed(workload, set), stack.brokers(read())
     topics = definition.topics
     total = sum(sum(kafka.end_offsets(brokers, topic).values()) for topic in (topics.decisions, topics.examples))
     with options.progress("read", total, as_json) as (bar, task):

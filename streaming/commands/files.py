@@ -17,6 +17,7 @@ from streaming.commands import models, options
 from streaming.commands.options import Json, Name, Set, read_lines
 
 if TYPE_CHECKING:
+    from models.artifact import Artifact
     from streaming.examples import Truth
     from streaming.plan import Plan
     from streaming.replay import Step
@@ -215,6 +216,23 @@ class _Writer:
         return result
 
 
+def _fitted(artifact: "Artifact") -> tuple[dict[str, object], str]:
+    """What came of training, as JSON and in words."""
+    rows, left = artifact.recipe["rows"], artifact.recipe.get("left_out", 0)
+    without = f", without {left} that have values which are no finite numbers" if left else ""
+    text = f"{artifact.version} on {rows:,} examples{without}\n{_told(artifact.metrics)}"
+    measured = dict(artifact.metrics)
+    return {"model": artifact.version, "examples": rows, "left_out": left, "metrics": measured}, text
+
+
+def _make(folder: Path) -> None:
+    """Make a folder before the work whose result it is for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DefinitionError(f"--out {folder}: {error.strerror}; expected a folder that can be written to") from error
+
+
 def train_command(
     workload: Name,
     examples: Annotated[
@@ -248,20 +266,20 @@ def train_command(
     if until_day is not None:
         keep &= data.label_at < start + until_day * DAY
     if not keep.any():
-        raise DefinitionError(
-            f"--skip-days {skip_days} --until-day {until_day}: no example of {', '.join(map(str, examples))} is left"
-        )
+        raise DefinitionError(f"--skip-days {skip_days} --until-day {until_day}: no example of {len(keep):,} is left")
+    if out is not None:
+        _make(out)
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
         rows, params = data.columns(features)[keep], Boosting.of(trees)
         recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}
-        name, at = plan.workload.name, data.at[keep]
-        artifact = fit(rows, data.label[keep], features, name, at=at, params=params, recipe=recipe)
-    result = {"model": artifact.version, "examples": len(rows), "metrics": dict(artifact.metrics)}
-    text = f"{artifact.version} on {len(rows):,} examples\n{_told(artifact.metrics)}"
+        name, at, kept = plan.workload.name, data.at[keep], data.weight[keep]
+        artifact = fit(rows, data.label[keep], features, name, at=at, weight=kept, params=params, recipe=recipe)
+    result, text = _fitted(artifact)
     if out is not None:
         result["out"] = str(artifact.save(out))
         text += f"\nin {out}"
     if out is None or registry is not None:
         result |= models.enter(plan.workload, artifact, registry, (int(at[0]), int(at[-1])), "millrace train")
         text += f"\nchallenger in {result['registry']}\nNext: millrace promote {workload} {artifact.version}"
+        text += f" --registry {registry}" if registry else ""
     options.show(result, as_json, text)

@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
     app.command("promote")(promote_command)
     app.command("rollback")(rollback_command)
     app.command("freeze")(freeze_command)
+    app.command("retire")(retire_command)
 
 
 def registry(url: str | None) -> "Registry":
@@ -70,7 +71,8 @@ def announce(registry: "Registry", workload: str) -> bool:
     try:
         publish(chosen.kafka or stack.brokers(chosen), announcement(registry, workload))
     except MillraceError as error:
-        note = f"not announced: {error}; then `millrace models {workload} --announce` (or its file)"
+        at = "" if registry.url == str(chosen.home / "models") else f" --registry {registry.url}"
+        note = f"not announced: {error}; then `millrace models {workload} --announce{at}` (or its file)"
         options.err.print(note, highlight=False, markup=False, soft_wrap=True)
         return False
     return True
@@ -103,7 +105,7 @@ def models_command(
 
     Example: millrace models fraud
     """
-    definition, chosen = _deployed(workload, set), registry(url)
+    definition, chosen = deployed(workload, set), registry(url)
     now, (versions, damaged) = chosen.aliases(definition.name), chosen.listed(definition.name)
     history, own = chosen.history(definition.name), definition.model
     result: dict[str, object] = {
@@ -138,7 +140,7 @@ def models_command(
         options.out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _deployed(workload: str, set: list[str] | None) -> "Workload":
+def deployed(workload: str, set: list[str] | None) -> "Workload":
     """The definition with the parameters of `set`, or with those of its last deploy."""
     from streaming import jobs
     from streaming.workloads import load
@@ -150,6 +152,13 @@ def _deployed(workload: str, set: list[str] | None) -> "Workload":
     return definition
 
 
+def _plan(workload: str, set: list[str] | None) -> "Plan":
+    """What the running job serves, as far as is known."""
+    from streaming.plan import plan
+
+    return plan(deployed(workload, set))
+
+
 def promote_command(
     workload: Name, version: VersionName, why: Why = "", url: Url = None, set: Set = None, as_json: Json = False
 ) -> None:
@@ -157,10 +166,12 @@ def promote_command(
 
     Example: millrace promote fraud fraud-57a9d5df3560 --why "better since Monday"
     """
-    plan, chosen = options.compiled(workload, set), registry(url)
+    plan, chosen = _plan(workload, set), registry(url)
     name = plan.workload.name
-    _try(chosen, plan, version)
-    _show(chosen, name, chosen.promote(name, version, why=why, by=_user()), as_json)
+    own = version == plan.workload.model.version and version not in chosen.aliases(name).challengers
+    if not own:  # it serves already, under no alias
+        _try(chosen, plan, version)
+    _show(chosen, name, chosen.promote(name, None if own else version, why=why, by=_user()), as_json)
 
 
 def rollback_command(workload: Name, why: Why = "", url: Url = None, set: Set = None, as_json: Json = False) -> None:
@@ -168,11 +179,24 @@ def rollback_command(workload: Name, why: Why = "", url: Url = None, set: Set = 
 
     Example: millrace rollback fraud --why "too many alerts"
     """
-    plan, chosen = options.compiled(workload, set), registry(url)
+    plan, chosen = _plan(workload, set), registry(url)
     name = plan.workload.name
     if former := [version for version in chosen.aliases(name).former[-1:] if version]:
         _try(chosen, plan, *former)
     _show(chosen, name, chosen.rollback(name, why=why, by=_user()), as_json)
+
+
+def retire_command(
+    workload: Name, version: VersionName, why: Why = "", url: Url = None, as_json: Json = False
+) -> None:
+    """Let a challenger be scored no longer; it stays in the registry, and `millrace promote` finds it.
+
+    Example: millrace retire fraud fraud-57a9d5df3560 --why "too slow"
+    """
+    from streaming.workloads import load
+
+    name, chosen = load(workload).name, registry(url)
+    _show(chosen, name, chosen.retire(name, version, why=why, by=_user()), as_json)
 
 
 def freeze_command(

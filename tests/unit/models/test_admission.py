@@ -122,6 +122,18 @@ OVERFLOWS = [  # exp(x) / (exp(x) + 1): a sigmoid until exp leaves float32
     helper.make_node("Div", ["e", "e1"], [OUTPUT]),
 ]
 
+COMPANY = [  # half, and nothing where the first row of the batch is far off
+    helper.make_node("Cast", ["zero"], ["first"], to=onnx.TensorProto.INT64),
+    helper.make_node("Gather", [INPUT, "first"], ["x"], axis=1),
+    helper.make_node("Gather", ["x", "first"], ["x0"], axis=0),
+    helper.make_node("Greater", ["x0", "far"], ["is"]),
+    helper.make_node("Cast", ["is"], ["off"], to=onnx.TensorProto.FLOAT),
+    helper.make_node("Mul", ["x", "zero"], ["z"]),
+    helper.make_node("Add", ["z", "half"], ["h"]),
+    helper.make_node("Mul", ["off", "half"], ["less"]),
+    helper.make_node("Sub", ["h", "less"], [OUTPUT]),
+]
+
 
 @pytest.mark.parametrize(
     ("artifact", "reason"),
@@ -132,8 +144,9 @@ OVERFLOWS = [  # exp(x) / (exp(x) + 1): a sigmoid until exp leaves float32
         (replace(GOOD, onnx=trees(20, 4, F + 1).onnx), rf"FLOAT\[None, {F}\]"),
         (replace(GOOD, expected=GOOD.expected * 0.99), "golden row"),
         (hand(OVERFLOWS, {"zero": np.zeros(1), "one": np.ones(1), "hundred": np.full(1, 100.0)}), "score nan"),
+        (hand(COMPANY, {"zero": np.zeros(1), "half": np.full(1, 0.5), "far": np.full(1, 50.0)}), "that row alone"),
     ],
-    ids=["external data", "operator", "loop", "width", "golden rows", "nan"],
+    ids=["external data", "operator", "loop", "width", "golden rows", "nan", "company"],
 )
 def test_a_wrong_model_is_refused(artifact: Artifact, reason: str) -> None:
     """A model decides that reads files, runs what nobody vetted, or gives no score for a row that may come."""

@@ -89,6 +89,19 @@ def test_forest_is_rivers(features: int) -> None:
     assert theirs.n_drifts_detected() > 0
 
 
+def test_restored_forests_make_the_same_bytes() -> None:
+    """If this fails, a restart makes another version of what a forest knows, where a tree has taken another's place."""
+    ids, X, y = drifting(3000)
+    ours = AdaptiveForest(trees=3, negatives=1.0, features=3, seed=5)
+    one = ours.start(NAMES)
+    for begin in range(0, 3000, 100):
+        part = slice(begin, begin + 100)
+        one.learn(ids[part], X[part], y[part], np.ones(100))
+        other = ours.start(NAMES)
+        other.restore(one.snapshot())
+        assert other.compile("forest", X[:5]).onnx == one.compile("forest", X[:5]).onnx
+
+
 def test_tree_is_rivers() -> None:
     """One tree splits otherwise than River's, with weights."""
     ids, X, y = drifting(4000)

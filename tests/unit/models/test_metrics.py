@@ -21,6 +21,13 @@ def test_equals_scikit_learn(rows: list[tuple[bool, int]]) -> None:
     assert metrics.roc_auc(y, score) == pytest.approx(sk.roc_auc_score(y, score))
     assert metrics.log_loss(y, score) == pytest.approx(sk.log_loss(y, np.clip(score, 1e-15, 1 - 1e-15)))
     assert metrics.brier(y, score) == pytest.approx(sk.brier_score_loss(y, score))
+    weight = 1.0 + np.arange(len(y)) % 3
+    more = {"sample_weight": weight}
+    assert metrics.average_precision(y, score, weight) == pytest.approx(sk.average_precision_score(y, score, **more))
+    assert metrics.roc_auc(y, score, weight) == pytest.approx(sk.roc_auc_score(y, score, **more))
+    expected = sk.log_loss(y, np.clip(score, 1e-15, 1 - 1e-15), **more)
+    assert metrics.log_loss(y, score, weight) == pytest.approx(expected)
+    assert metrics.brier(y, score, weight) == pytest.approx(sk.brier_score_loss(y, score, **more))
 
 
 def test_meaningless_is_nan() -> None:

@@ -81,6 +81,50 @@ def test_one_by_one(kind: str) -> None:
     assert s.score(ROWS[:0]).shape == (0,)
 
 
+LOOKED_UP = [  # a table by the number in the first column
+    helper.make_node("Slice", [graph.INPUT, "zero", "one", "one"], ["x"]),
+    helper.make_node("Cast", ["x"], ["i"], to=onnx.TensorProto.INT64),
+    helper.make_node("Squeeze", ["i", "one"], ["at"]),
+    helper.make_node("Gather", ["table", "at"], [graph.OUTPUT], axis=0),
+]
+
+
+def looked_up(padded: bool) -> Artifact:
+    """A model that raises for a number that its table does not have; in calls of one size, if `padded`."""
+    nodes = LOOKED_UP[:]
+    if padded:
+        nodes[-1] = helper.make_node("Gather", ["table", "at"], ["y"], axis=0)
+        nodes += [helper.make_node("Tanh", ["y"], ["t"]), helper.make_node("Abs", ["t"], [graph.OUTPUT])]
+    base = trees(2, 2, F)
+    base = replace(base, golden=np.abs(base.golden) % 2)
+    made = graph.model(nodes, {"table": np.array([[0.1], [0.2]])}, F)
+    proto = onnx.ModelProto.FromString(made)
+    for name, value in (("zero", 0), ("one", 1)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    said = np.array([0.1, 0.2])[base.golden[:, 0].astype(int)]
+    return replace(base, onnx=proto.SerializeToString(), expected=np.tanh(said) if padded else said)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_what_a_model_cannot_compute_is_no_answer_to_that_row_alone(padded: bool) -> None:
+    """If this fails, a missing value that a model looks up ends the job, in a loop, or takes others' scores with it."""
+    s = Session(looked_up(padded))
+    rows = np.zeros((300, F), np.float32)
+    rows[::2, 0], rows[[7, 290], 0] = 1, np.nan
+    expected = np.where(rows[:, 0] == 1, 0.2, np.where(np.isnan(rows[:, 0]), np.nan, 0.1))
+    for _ in range(2):
+        np.testing.assert_allclose(s.score(rows), np.tanh(expected) if padded else expected, rtol=1e-6)
+        assert np.isnan(s.score(rows[7:8])).all()
+        assert np.isfinite(s.score(rows[:3])).all()
+
+
+def test_bytes_of_two_formats_are_read_as_the_one_that_was_checked() -> None:
+    """If this fails, a file that looks like ONNX Runtime's own format brings operators that nobody vetted."""
+    good = trees(20, 4, F)
+    both = replace(good, onnx=b"\x68\x00\x62\x03ORTM\0\0\0\0" + good.onnx)  # fields that no model has, then one
+    np.testing.assert_allclose(Session(both).score(good.golden), good.expected, atol=1e-5)
+
+
 def test_only_what_needs_it_is_padded() -> None:
     """A single event scored by trees costs as much as 64."""
     sizes = [None if (b := session(k)._buffer) is None else len(b) for k in ("trees", "matmul", "reduce")]

@@ -197,6 +197,25 @@ def test_what_is_damaged_is_told_and_mended(tmp_path: Path, name: str, damage: b
     assert len(r.versions("fraud")) == 2
 
 
+def test_a_damaged_challenger_keeps_nobody_in_office(tmp_path: Path) -> None:
+    """If this fails, a champion that was rolled back by hand decides on, as no job can be told."""
+    r = Registry(tmp_path)
+    other = linear("fraud", {"amount": 0.7})
+    for artifact in (A, B, other):
+        r.register("fraud", artifact)
+    r.promote("fraud", A.version)
+    (tmp_path / "fraud" / "versions" / B.version / "manifest.json").write_text("{")
+    for path in (tmp_path / "fraud" / "versions" / other.version).iterdir():
+        path.unlink()
+    r.rollback("fraud")
+    told = announcement(r, "fraud")
+    assert (told.champion, [one.version for one in told.challengers]) == (None, [])
+    (tmp_path / "fraud" / "versions" / A.version / "manifest.json").write_text("{")
+    r.promote("fraud", A.version)
+    with pytest.raises(ModelRejected, match="register the model again"):
+        announcement(r, "fraud")
+
+
 def test_an_alias_file_is_mended_by_the_one_before_it(tmp_path: Path) -> None:
     """A registry whose newest aliases are damaged takes no change any more, or tells jobs an old number."""
     r = Registry(tmp_path)

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.artifact import load as load_artifact
 from models.linear import linear
+from models.onnx import Session
 from models.registry import Registry
 from schemas.errors import DefinitionError, ModelRejected
 from streaming import cli
@@ -155,6 +157,40 @@ def test_train_writes_where_it_is_told(run: Run, examples: Path, tmp_path: Path)
     assert Registry(url).challengers("reference") == (out["model"],)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_sampled_examples_are_weighed(run: Run, examples: Path, tmp_path: Path) -> None:
+    """If this fails, a model trained on the examples topic says that most events are positive."""
+    lines = [json.loads(line) for line in examples.read_text().splitlines()]
+    share = sum(line["label"] for line in lines) / len(lines)
+    few = [line for i, line in enumerate(lines) if line["label"] or i % 10 == 0]
+    kept = [line | {"weight": 1.0 if line["label"] else 10.0} for line in few]
+    for line in kept[:3]:
+        line["features"]["value"] = 1e300
+    examples.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    told = run("train", "reference", "--examples", str(examples), "--trees", "20", "--out", str(tmp_path / "model"))
+    assert (told["examples"], told["left_out"]) == (len(kept) - 3, 3)
+    model = load_artifact(tmp_path / "model")
+    rows = np.array([[line["features"][name] for name in model.features] for line in lines], np.float32)
+    assert Session(model).score(rows).mean() == pytest.approx(share, rel=0.4)
+    with pytest.raises(DefinitionError, match="expected a folder that can be written to"):
+        run("train", "reference", "--examples", str(examples), "--out", str(examples / "x"))
+
+
+def test_people_change_what_is_deployed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, a model is promoted by another definition than the one that runs, or a challenger stays."""
+    r, own = Registry(tmp_path / "home" / "models"), load("reference").model.version
+    ran = {"fraud": {"review": "0.4"}}
+    monkeypatch.setattr("streaming.jobs.overrides", lambda name, settings: ran.get(name))
+    assert models.deployed("fraud", None).policy != load("fraud").policy
+    assert models.deployed("fraud", ["review=0.6"]).policy == load("fraud", {"review": "0.6"}).policy
+    version = r.register("reference", load("reference").model)  # type: ignore[arg-type]
+    assert version == own
+    other = r.register("reference", linear("reference", {"value": -0.01}))
+    assert run("promote", "reference", other)["champion"] == other
+    assert run("retire", "reference", own, "--why", "slow")["challengers"] == []
+    assert run("promote", "reference", own)["champion"] is None  # the definition's, under no alias
+
+
 def test_a_bad_model_is_not_promoted(run: Run, tmp_path: Path) -> None:
     """A person promotes what every job refuses, and the registry says that it decides."""
     r = Registry(tmp_path / "home" / "models")
@@ -166,7 +202,7 @@ def test_a_bad_model_is_not_promoted(run: Run, tmp_path: Path) -> None:
     assert r.champion("reference") is None
 
 
-@pytest.mark.parametrize("command", ["models", "promote", "rollback", "freeze", "train"])
+@pytest.mark.parametrize("command", ["models", "promote", "rollback", "freeze", "retire", "train"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A command does not say how it is used."""
     cli.app([command, "--help"], standalone_mode=False)

@@ -1,5 +1,6 @@
 """Files of examples: what models are trained on is what was served, in the order of time, from one file or several."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,6 +69,20 @@ def test_columns_of_other_types(tmp_path: Path) -> None:
         file.write_bytes(whole[:start] + b"\xff" * 5 + whole[start + 5 :])
         with suppress(DefinitionError):  # nothing else; where only a number is another, nobody can tell
             read_examples(file)
+
+
+def test_examples_of_the_topic_weigh_what_they_say_and_count_once(tmp_path: Path) -> None:
+    """If this fails, trees fitted to sampled examples take what is rare for common, or an event is in both halves."""
+    path = tmp_path / "topic.jsonl"
+    line = {"at": 5, "key": "k", "label": False, "label_at": 6, "features": {"x": 1.0}, "scores": {"m": 0.1}}
+    more = ({"event": "a", "weight": 20.0}, {"event": "b"}, {"event": "a", "at": 1, "label": True})
+    lines = [line | one for one in more]
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    found = read_examples(path, path)
+    assert (list(found.event), found.weight.tolist(), found.at.tolist()) == (["a", "b"], [20.0, 1.0], [5, 5])
+    path.write_text(json.dumps(line | {"event": "a", "weight": -1}))
+    with pytest.raises(DefinitionError, match=r"topic\.jsonl:1: found weight -1"):
+        read_examples(path)
 
 
 def test_files_are_read_as_one_in_the_order_of_time(tmp_path: Path) -> None:

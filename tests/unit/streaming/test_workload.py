@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from models import linear, pretrained
 from models.exploration import exploration
-from models.learners import AdaptiveForest, Logistic
+from models.learners import AdaptiveForest, HalfSpaceTrees, Logistic
 from models.policy import thresholds
 from models.rules import promotion
 from operators import by, count, label_mean, label_rate, mean
@@ -120,6 +120,9 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "learner's class": (learns(Logistic), ("learners", "<class", "Logistic()")),
     "learner's name": (learns("logistic"), ("learners", "'logistic'", "Logistic()")),
     "learners of a name": (learns(Logistic(), Logistic(rate=0.2)), ("learners", "['logistic', 'logistic']", "name=")),
+    "learner called refit": (learns(Logistic(name="refit")), ("learners", "'refit'", "refitted trees")),
+    "long name": (lambda: workload(name="w" * 40, learners=(Logistic(name="l" * 32),)), ("learners", "at most 64")),
+    "learners too large": (learns(HalfSpaceTrees(trees=150, height=16)), ("'halfspace'", "MiB", "at most 256")),
     "learners alone": (lambda: workload(learners=(Logistic(),)), ("learners", "found None", "learning=learning(…)")),
     "learning": (lambda: workload(learning=True), ("learning", "found True", "learning=learning(…)")),
     "outcomes to learn from": (lambda: workload(learning=learning()), ("learning", "expected outcome=")),
