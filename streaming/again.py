@@ -29,6 +29,8 @@ class Said(msgspec.Struct, frozen=True):
     """What a decision said, as far as examples and metrics need it; `value` is all of it."""
 
     id: str
+    key: str
+    at: int
     model: str
     action: str = ""
     score: float = np.nan
@@ -36,17 +38,20 @@ class Said(msgspec.Struct, frozen=True):
     value: bytes = b""
 
 
+Event = tuple[str, str, int]
+"""Id, key and time: an id alone may be that of another key's event, which others decide meanwhile."""
+
 _SAID = msgspec.json.Decoder(Said)
 
 
 class Again:
-    """What was said since the last checkpoint, by event id; each is said once more at most."""
+    """What was said since the last checkpoint, by event: id, key and time; each is said once more at most."""
 
     def __init__(self, brokers: str, topic: str, since: int):
         """`topic`: of the decisions; `since`: ms, from when on they count where there is no checkpoint."""
         self._brokers, self._topic, self._since = brokers, topic, since
         self._taken, self._left = list[int](), MOST
-        self._said: dict[str, Said] | None = None
+        self._said: dict[Event, Said] | None = None
 
     def snapshot(self) -> bytes:
         """When the checkpoint is taken: what is said from now on may come again after it."""
@@ -63,7 +68,8 @@ class Again:
             self._said = self._read()
         if not self._said:
             return [(events, {})]
-        said = [self._said.pop(id, None) for id in events.ids]
+        came = zip(events.ids, events.entities[0], events.at.tolist(), strict=True)
+        said = [self._said.pop(event, None) for event in came]
         self._left -= len(said)
         if self._left < 0:  # those that were other subtasks' events
             self._said.clear()
@@ -76,8 +82,8 @@ class Again:
             parts.append((events.take(keep), known))
         return parts
 
-    def _read(self) -> dict[str, Said]:
-        found: dict[str, Said] = {}
+    def _read(self) -> dict[Event, Said]:
+        found: dict[Event, Said] = {}
         read = 0
         since = min(self._taken, default=self._since)
         offsets = kafka.offsets_since(self._brokers, self._topic, since)
@@ -89,7 +95,7 @@ class Again:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # of somebody else: it says nothing here
                 continue
             if said.model and b"\n" not in (record.value or b""):  # ours are one line each
-                found.setdefault(said.id, msgspec.structs.replace(said, value=record.value))
+                found.setdefault((said.id, said.key, said.at), msgspec.structs.replace(said, value=record.value))
         if read == MOST:
             log.warning("%s has %d decisions since %d, or more: those may be decided anew", self._topic, MOST, since)
         return found

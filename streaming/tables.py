@@ -1,7 +1,7 @@
 """CSV files as events: the columns are named as the fields of an event, and each row becomes the JSON of one.
 
 `at` may be milliseconds since the epoch or a date and time (ISO 8601; UTC where it names no zone); a row without an
-`id` gets `row-N`. Rows are events in the order in which they came, the oldest first. Columns that are no fields are
+`id` gets `row-N-` and a checksum of the row. Rows are events in the order in which they came, the oldest first. Columns that are no fields are
 kept, as text. An empty cell is a missing field.
 """
 
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -54,7 +55,8 @@ def events(path: Path, kind: type[Event]) -> Iterator[bytes]:
                     n: _value(n, c) if n in numbers else FLAGS.get(c.lower(), c) if n in flags else c
                     for n, c in cells.items()
                 }
-                yield msgspec.json.encode({"id": f"row-{number}", **found})
+                row = crc32(msgspec.json.encode(found))  # another file's row of this number is another event
+                yield msgspec.json.encode({"id": f"row-{number}-{row:08x}", **found})
         except (UnicodeDecodeError, csv.Error) as error:
             expected = f"expected text in UTF-8, at most {csv.field_size_limit():,} characters a cell"
             raise DefinitionError(f"{path}:{rows.line_num + 1}: {error}; {expected}") from error

@@ -93,12 +93,13 @@ def test_repeats_say_what_was_said(services: Stack, tmp_path: Path) -> None:
     job.take_up()
     said, waits = (before + after for before, after in zip((said, waits), job.decide(20, 30), strict=True))
     assert by(said) == [OWN.version] * 10 + [A.version] * 10
-    other = json.dumps({"id": "k30", "model": "gone", "score": 0.25}).encode()
+    other = json.dumps({"id": "k30", "key": "k30", "at": AT, "model": "gone", "score": 0.25}).encode()
+    others = [json.dumps({"id": f"k{i}", "key": "x", "at": AT, "model": "gone"}).encode() for i in range(31, 35)]
     with kafka.Producer(services.kafka) as producer:  # from a model that nobody has, and from nobody knows whom
         half = (b'{"id": "k31", "model": ""}', b'{"id": "k32", "model": "a", "score": null}', b'{"id": "k33')
         many = b'{"id": "k31",\n "model": "a"}'
         strange = (many, *half, b"\xff no decision", b'{"id": "\xff"}', b"[" * 50_000, b"")
-        producer.publish(topics.decisions, [(b"k30", other, ()), *((b"", value, ()) for value in strange)])
+        producer.publish(topics.decisions, [(b"k30", other, ()), *((b"", value, ()) for value in (*strange, *others))])
 
     registry.promote(topics.name, B.version)
     for restored in (Job(services, topics, registry, snapshot), Job(services, topics, registry, since=taken)):

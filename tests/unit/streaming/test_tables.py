@@ -24,13 +24,22 @@ def test_rows_become_events(tmp_path: Path) -> None:
     """If this fails, a time is read in another zone, a sensor's number becomes a number, or an empty cell a value."""
     text = "at,sensor,value,note\n2026-01-01T00:00:00,7,1.5,x\n2026-01-01 01:00:00+01:00,7,,\n1767225600000,8,oops,\n"
     text += "20260101,7,1,\n1767225600000.0,7,1,\n"
-    assert rows(tmp_path, text) == [
-        {"id": "row-1", "at": 1767225600000, "sensor": "7", "value": 1.5, "note": "x"},
-        {"id": "row-2", "at": 1767225600000, "sensor": "7"},
-        {"id": "row-3", "at": 1767225600000, "sensor": "8", "value": "oops"},
-        {"id": "row-4", "at": 1767225600000, "sensor": "7", "value": 1},
-        {"id": "row-5", "at": 1767225600000, "sensor": "7", "value": 1},
+    found = rows(tmp_path, text)
+    assert [str(row.pop("id"))[:-8] for row in found] == [f"row-{i}-" for i in range(1, 6)]
+    assert found == [
+        {"at": 1767225600000, "sensor": "7", "value": 1.5, "note": "x"},
+        {"at": 1767225600000, "sensor": "7"},
+        {"at": 1767225600000, "sensor": "8", "value": "oops"},
+        {"at": 1767225600000, "sensor": "7", "value": 1},
+        {"at": 1767225600000, "sensor": "7", "value": 1},
     ]
+
+
+def test_rows_of_two_files_are_events_of_their_own(tmp_path: Path) -> None:
+    """If this fails, what a second file adds to a sensor is a duplicate of the first, or a file sent twice is not."""
+    first = rows(tmp_path, "at,sensor,value\n20260101,7,1\n20260102,7,1\n")
+    again = rows(tmp_path, "at,sensor,value\n20260101,7,1\n20260103,7,1\n")
+    assert (first[0]["id"] == again[0]["id"], first[1]["id"] == again[1]["id"]) == (True, False)
 
 
 class Mixed(Event, frozen=True):
