@@ -47,6 +47,7 @@ class Tracking:
                 numbers[version] = self._logged(registry, workload, version)
             wanted = {f"{CHALLENGER}{i}": version for i, version in enumerate(now.challengers, 1)}
             wanted |= {CHAMPION: now.champion} if now.champion else {}
+            wanted = {alias: version for alias, version in wanted.items() if version in numbers}  # else it is damaged
             for alias, version in wanted.items():
                 client.set_registered_model_alias(workload, alias, numbers[version])
             for alias in self.aliases(workload):

@@ -61,7 +61,7 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
     workload = resolve(reference)
     compiled = plan(workload)
     check_model(compiled)
-    folder, models = str(settings.home / "metrics"), str(settings.home / "models")
+    folder, models = str(settings.home / "metrics"), settings.models
     # Transactions that a crash ends are undone: nothing was said.
     brokers = "" if settings.delivery == "exactly-once" else stack.kafka
     services = Services(stack.redis, folder, settings.metrics_port, settings.metrics_host, models, brokers)
@@ -188,7 +188,7 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
             f"deploy {deployment.name}: found stages in {savepoint} that it has not now, as {changed}; expected "
             "the same again, or --fresh, which begins with the oldest event"
         ) from error
-    _overrides(settings, deployment.name).write_text(json.dumps(deployment.reference.set))
+    _note(_overrides(settings, deployment.name), json.dumps(deployment.reference.set))
     try:
         flink.wait_running(stack.flink, id)
     except MillraceError:
@@ -210,11 +210,13 @@ def _tell(deployment: Deployment, brokers: str) -> None:
 
 
 def newest(name: str, settings: Settings) -> str | None:
-    """Where job `name` can go on: at the savepoint of its last `stop`, or at the last checkpoint of a run since then
-    that ended otherwise, with its JobManager for example. None where it has to begin with the oldest event."""
+    """Where job `name` can go on: at the savepoint of its last `stop`, or at the last checkpoint or savepoint since
+    then of a run that ended otherwise, as with its JobManager. None where it has to begin with the oldest event."""
     since = _remembered(settings, name)
     savepoint = _saved(_record(settings, name)) if since else None
-    taken, checkpoint = max(_checkpoints(settings.home / "checkpoints" / name), default=(0, None))
+    kept = settings.home / "savepoints" / name  # where that of a stop that was interrupted may be
+    found = chain(_checkpoints(settings.home / "checkpoints" / name, "*/chk-*"), _checkpoints(kept, "*"))
+    taken, checkpoint = max(found, default=(0, None))
     return checkpoint.as_uri() if checkpoint is not None and taken > since else savepoint
 
 
@@ -253,12 +255,12 @@ def _complete(start: str | None, record: Path) -> None:
             continue
         except OSError:  # on another disk
             shutil.copyfile(file, folder / file.name)
-    record.write_text("\n".join([*before, str(folder)]))
+    _note(record, "\n".join([*before, str(folder)]))
 
 
-def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+def _checkpoints(folder: Path, names: str) -> Iterator[tuple[int, Path]]:
     """When each checkpoint below `folder` was taken, and where it is. Flink names `_metadata` last: those are whole."""
-    for metadata in folder.glob("*/chk-*/_metadata"):
+    for metadata in folder.glob(f"{names}/_metadata"):
         with suppress(FileNotFoundError):  # that of a stopped job may be on its way out
             yield metadata.stat().st_mtime_ns, metadata.parent
 
@@ -307,7 +309,7 @@ def _savepoint(address: str, job: str, folder: str) -> str:
 
 def _remember(settings: Settings, name: str, savepoint: str | None) -> None:
     """Note where job `name` goes on, None for the beginning; older checkpoints no longer count."""
-    _record(settings, name).write_bytes(msgspec.json.encode(_Saved(savepoint)))
+    _note(_record(settings, name), msgspec.json.encode(_Saved(savepoint)).decode())
 
 
 def _remembered(settings: Settings, name: str) -> int:
@@ -331,7 +333,7 @@ def expect(name: str, settings: Settings, command: str | None) -> None:
     if command is None:
         path.unlink(missing_ok=True)
     else:
-        path.write_text(command)
+        _note(path, command)
 
 
 def expected(settings: Settings) -> dict[str, str]:
@@ -350,8 +352,11 @@ def _overrides(settings: Settings, name: str) -> Path:
     return _record(settings, f"{name}.set")
 
 
+def _note(record: Path, text: str) -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(text)
+
+
 def _record(settings: Settings, name: str) -> Path:
     """Where the last savepoint of job `name` is remembered."""
-    path = settings.home / "jobs" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return settings.home / "jobs" / f"{name}.json"

@@ -135,6 +135,7 @@ class Metrics:
         self.quality = Gauge("millrace_prequential", "Measured before the label", labels, registry=self.registry)
         labels = ["workload", "model"]
         self.model = Gauge("millrace_model_info", "1: the model that decides", labels, registry=self.registry)
+        self.deciding: dict[str, str] = {}
         self.views = ViewTotals()
         self.registry.register(self.views)
 
@@ -178,7 +179,6 @@ class Observer:
         self._dead = Bound(lambda reason: m.deadletters.labels(workload, reason))
         self._events, self._duplicates = m.events.labels(workload), m.duplicates.labels(workload)
         self._degraded = m.degraded.labels(workload)
-        self._model: str | None = None
 
     def batch(self, records: int, seconds: float) -> None:
         """Note a micro-batch of `records` that took `seconds`."""
@@ -213,10 +213,14 @@ class Observer:
 
     def model(self, name: str) -> None:
         """Note which model decides from now on."""
-        if self._model not in (None, name):
-            self._metrics.model.remove(self._workload, self._model)
+        self.no_model()
         self._metrics.model.labels(self._workload, name).set(1)
-        self._model = name
+        self._metrics.deciding[self._workload] = name
+
+    def no_model(self) -> None:
+        """Note that none decides any longer, in this task of the workload or another."""
+        if before := self._metrics.deciding.pop(self._workload, None):
+            self._metrics.model.remove(self._workload, before)
 
     def watch(self, source: Callable[[], ViewCounts]) -> Callable[[], None]:
         """Report feature views, `source` being their `counts`; call what is returned once they are closed."""

@@ -148,7 +148,7 @@ def kafka_healthy(address: str, identity: str) -> bool:
     """Whether a broker answers a metadata request."""
     from streaming import kafka as client
 
-    if not reachable(address):
+    if not any(map(reachable, address.split(","))):
         return False
     try:
         client.ping(address, seconds=2.0)

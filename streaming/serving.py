@@ -47,6 +47,7 @@ class Serving:
         last = stage >= 0 and plan.stages[stage].last
         reads = last and plan.enriched and services.redis
         self._lookup = Lookup(services.redis, f"enrich:{workload.name}") if reads else None
+        self._last = last
         if last:
             self.observer.model(workload.model.version)
 
@@ -76,6 +77,8 @@ class Serving:
         """Write what waits, and stop reporting."""
         if self._unwatch is not None:
             self._unwatch()
+        if self._last:
+            self.observer.no_model()
         if self._views is not None:
             self._views.close()
         if self._lookup is not None:

@@ -52,6 +52,14 @@ def folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def place(text: str) -> str:
+    """A URL, or an absolute path."""
+    return text if "://" in text else str(folder(text))
+
+
+REDIS = r"rediss?://([^\s/@]*@)?([^\s/:@]+|\[[^\s\]]+\])(:\d+)?([/?]\S*)?"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What differs between two installations of Millrace. Times are milliseconds, memory is MiB."""
@@ -62,12 +70,15 @@ class Settings:
         "brokers to use instead of a local one", r"[^\s:,/]+:\d+(,[^\s:,/]+:\d+)*", "host:port[,host:port]"
     )
     redis: str | None = matching(
-        "Redis to use instead of a local Valkey", r"rediss?://\S+", "a URL such as redis://localhost:6379/0"
+        "Redis to use instead of a local Valkey", REDIS, "a URL such as redis://localhost:6379/0"
     )
     flink: str | None = matching(
         "REST address of a Flink cluster to use instead of a local one",
         r"https?://[^\s/]+/?",
         "a URL such as http://localhost:8081",
+    )
+    registry: str | None = setting(
+        None, "registry of models to use instead of `models` in the home", place, "a folder or an fsspec URL"
     )
     taskmanagers: int = number(1, "TaskManager processes that `up` starts", 1, 64)
     slots: int = number(4, "task slots of each local TaskManager: jobs that fit beside one another", 1, 64)
@@ -103,6 +114,11 @@ class Settings:
         for name in ("home", "cache"):
             object.__setattr__(self, name, folder(str(getattr(self, name))))
 
+    @property
+    def models(self) -> str:
+        """The registry that jobs follow."""
+        return self.registry or str(self.home / "models")
+
     def environment(self) -> dict[str, str]:
         """The environment twins that make `read` give these settings again."""
         values = ((PREFIX + f.name.upper(), getattr(self, f.name)) for f in fields(self))
@@ -132,6 +148,18 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
                 f"{variable} ({about}): found {text!r}, expected {expected}; correct or unset it"
             ) from error
     return Settings(**values)
+
+
+def shown(url: str) -> str:
+    """`url` without its password, to be printed."""
+    return re.sub(r"(?<=:)[^:@/]+(?=@)", "…", url)
+
+
+def chosen() -> dict[str, str]:
+    """The variables that are set and say how a job runs, not where."""
+    where = {PREFIX + name for name in ("HOME", "CACHE", "KAFKA", "REDIS", "FLINK")}
+    names = {PREFIX + f.name.upper() for f in fields(Settings)} - where
+    return {name: text for name in sorted(names) if (text := os.environ.get(name, "").strip())}
 
 
 def unknown(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ from schemas.errors import MillraceError, Unavailable
 from streaming import jvm, parts, process
 from streaming.parts import HOST, KINDS, Kind, Place
 from streaming.process import Identity
-from streaming.settings import Settings
+from streaming.settings import Settings, shown
 
 Progress = Callable[[str, str], None]
 """Told of each part's name and what happens to it: starting, ready, kept, stopping, stopped, failed."""
@@ -73,6 +73,10 @@ class Entry:
         return self.process is not None and self.process.alive()
 
 
+MADE = ("flink", "logs", "metrics", "checkpoints", "savepoints", "jobs", "models")
+"""Folders that are made in a home, beside one for each part."""
+
+
 class State:
     """The state file: entries by part name, written whole and at once after every change."""
 
@@ -90,10 +94,11 @@ class State:
         except (ValueError, KeyError) as error:
             raise Unavailable(f"{self.file} is damaged ({error}); stop what runs by hand and delete it") from error
 
-    def record(self, name: str, entry: Entry) -> None:
-        """Set one entry and write the file."""
+    def record(self, name: str, entry: Entry | None) -> None:
+        """Set one entry, or none, and write the file."""
         with self._lock:
-            self.entries[name] = entry
+            self.entries.pop(name, None)
+            self.entries |= {name: entry} if entry else {}
             text = json.dumps({name: asdict(entry) for name, entry in self.entries.items()}, indent=1)
             fresh = self.file.with_suffix(".new")
             fresh.write_text(text)
@@ -176,6 +181,9 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
     with _locked(settings.home):
         state = State(settings.home)
         names = _needed(settings)
+        for name in [n for n, e in state.entries.items() if n.startswith("taskmanager") and n not in names]:
+            if not state.entries[name].alive:  # of a time when there were more
+                state.record(name, None)
         _assign_ports(state, names)
         given = _addresses(settings, state)
         for name in names:
@@ -235,7 +243,7 @@ def _existing(name: str, address: str) -> None:
     """Unavailable if a service that is to be used does not answer."""
     if not answers(name, address):
         variable = {"kafka": "MILLRACE_KAFKA", "valkey": "MILLRACE_REDIS", "jobmanager": "MILLRACE_FLINK"}[name]
-        raise Unavailable(f"{variable}={address} does not answer; correct it, or unset it to start one here")
+        raise Unavailable(f"{variable}={shown(address)} does not answer; correct it, or unset it to start one here")
 
 
 def answers(name: str, address: str) -> bool:
@@ -243,9 +251,9 @@ def answers(name: str, address: str) -> bool:
     if name == "valkey":
         # TLS servers don't speak before the handshake: that they listen has to do.
         url = urlsplit(address)
+        address = f"{url.hostname}:{url.port or 6379}"
         if url.scheme == "rediss":
             return parts.reachable(address)
-        address = f"{url.hostname}:{url.port or 6379}"
     return KINDS[name].healthy(address, name)
 
 
@@ -266,16 +274,15 @@ def status(settings: Settings) -> list[Part]:
     order = list(KINDS)
     with ThreadPoolExecutor(max_workers=16) as pool:
         found = pool.map(local, here)
-        others = pool.map(lambda name: Part(name, elsewhere[name], answers(name, elsewhere[name])), elsewhere)
+        others = pool.map(lambda name: Part(name, shown(elsewhere[name]), answers(name, elsewhere[name])), elsewhere)
         return sorted([*found, *others], key=lambda part: (order.index(part.name.split("-")[0]), part.name))
 
 
-def stack(settings: Settings) -> Stack:
-    """Addresses of the stack that is up; Unavailable names the parts that are not."""
-    found = status(settings)
-    down_now = [
-        part.name for part in found if not part.healthy and part.name in {*_needed(settings), *_elsewhere(settings)}
-    ]
+def stack(settings: Settings, needs: Collection[str] = tuple(KINDS)) -> Stack:
+    """Addresses of the stack that is up; Unavailable names the parts that are not, of the kinds that it `needs`."""
+    found, all_ = status(settings), {*_needed(settings), *_elsewhere(settings)}
+    needed = [part for part in found if part.name in all_ and part.name.split("-")[0] in needs]
+    down_now = [part.name for part in needed if not part.healthy]
     if down_now:
         raise Unavailable(f"{', '.join(down_now)} in {settings.home} not up; run `millrace up`")
     given = _addresses(settings, State(settings.home))
@@ -285,10 +292,7 @@ def stack(settings: Settings) -> Stack:
 
 def brokers(settings: Settings) -> str:
     """The address of Kafka, whatever else is up; Unavailable where it is not."""
-    found = next(part for part in status(settings) if part.name == "kafka")
-    if not found.healthy:
-        raise Unavailable(f"kafka in {settings.home} not up; run `millrace up`")
-    return found.address
+    return stack(settings, ("kafka",)).kafka
 
 
 def down(settings: Settings, wipe: bool = False, progress: Progress = _silent) -> list[str]:
@@ -311,8 +315,20 @@ def down(settings: Settings, wipe: bool = False, progress: Progress = _silent) -
                 state.record(name, Entry(state.entries[name].ports))
                 jvm.adopt(settings.home / name, settings.cache)
         if wipe:
-            shutil.rmtree(settings.home)
+            _wipe(settings.home, state)
     return list(living)
+
+
+def _wipe(home: Path, state: State) -> None:
+    """Delete what was made in the home, and the folder itself where nothing else is in it."""
+    made = [*state.entries, *MADE, state.file.name, "stack.new"] if state.file.exists() else []
+    for path in (home / name for name in (*made, "stack.lock")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # somebody else's files
+        home.rmdir()
 
 
 def kill(settings: Settings, name: str, number: int = signal.SIGKILL) -> Identity:

@@ -1,8 +1,8 @@
 """CSV files as events: the columns are named as the fields of an event, and each row becomes the JSON of one.
 
 `at` may be milliseconds since the epoch or a date and time (ISO 8601; UTC where it names no zone); a row without an
-`id` gets `row-N-` and a checksum of the row. Rows are events in the order in which they came, the oldest first. Columns that are no fields are
-kept, as text. An empty cell is a missing field.
+`id` gets `row-N-` and a checksum of the row. Rows are events in the order in which they came, the oldest first. Columns
+that are no fields are kept, as text. An empty cell is a missing field.
 """
 
 import csv

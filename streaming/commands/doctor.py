@@ -96,8 +96,9 @@ def _memory(chosen: Settings) -> Iterator[Finding]:
     yield Finding("memory", free >= need, f"{free} MiB free, the stack may take {need} more", lower)
     home = next(path for path in (chosen.home, *chosen.home.parents) if path.exists())
     disk = os.statvfs(home)
+    elsewhere = "free some there, or export MILLRACE_HOME=<a folder elsewhere>"
     left = disk.f_bavail * disk.f_frsize // 2**20
-    yield Finding("disk", left >= 2048, f"{left} MiB free at {home}, needs 2048", "millrace down --wipe")
+    yield Finding("disk", left >= 2048, f"{left} MiB free at {home}, needs 2048", elsewhere)
     yield Finding("home", os.access(home, os.W_OK), f"{chosen.home}", "export MILLRACE_HOME=<a folder of yours>")
 
 
@@ -125,12 +126,16 @@ def _elsewhere(chosen: Settings) -> Iterator[Finding]:
         address = getattr(chosen, name)
         if address:
             well = stack.answers({"redis": "valkey", "flink": "jobmanager"}.get(name, name), address)
-            found = f"{address} {'answers' if well else 'does not answer'}"
+            found = f"{settings.shown(address)} {'answers' if well else 'does not answer'}"
             yield Finding(f"MILLRACE_{name.upper()}", well, found, f"unset MILLRACE_{name.upper()}, or start it")
 
 
 LATELY = 60_000
 """Milliseconds in which so many failures are no accident."""
+
+
+OURS = re.compile("PythonException|Exceeded checkpoint tolerable failure threshold")
+"""In the failure of a job that will fail again."""
 
 
 def _jobs(chosen: Settings) -> Iterator[Finding]:
@@ -146,7 +151,7 @@ def _jobs(chosen: Settings) -> Iterator[Finding]:
         if job.state not in flink.TERMINAL:
             lost.pop(job.name, None)
             lately = flink.failures(address, job.id, time.time_ns() // 1_000_000 - LATELY)
-            ours = [entry for entry in lately if "PythonException" in entry["stacktrace"]]  # else a part had died
+            ours = [entry for entry in lately if OURS.search(entry["stacktrace"])]  # else a part had died
             fails = job.state == "RESTARTING" or len(ours) >= flink.HOPELESS
             why = f": {flink.failure(address, job.id)}" if fails else ""
             mend = f"millrace stop {job.name} --cancel, then mend it and deploy it again"

@@ -1,6 +1,9 @@
 """Commands on workloads and their jobs: list, describe, deploy, stop."""
 
+import shlex
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,15 +67,15 @@ def describe_command(workload: Name, set: Set = None, as_json: Json = False) -> 
     options.show(result, as_json, plan.describe() + ("\n" + declared if declared else ""))
 
 
-def services(flink: str | None, parallelism: int | None = None) -> "tuple[Settings, Stack]":
-    """Settings with the command's options on top, and the services to use."""
+def services(flink: str | None, parallelism: int | None = None, *needs: str) -> "tuple[Settings, Stack]":
+    """Settings with the command's options on top, and the services to use, of which those it `needs` are up."""
     from streaming import stack
     from streaming.settings import Settings, read
 
     settings = read()
     changed = {name: value for name, value in (("flink", flink), ("parallelism", parallelism)) if value is not None}
     settings = Settings(**({name: getattr(settings, name) for name in settings.__slots__} | changed))
-    return settings, stack.stack(settings)
+    return settings, stack.stack(settings, needs)
 
 
 def deploy_command(
@@ -91,16 +94,16 @@ def deploy_command(
     from streaming.commands.models import announce, registry
     from streaming.workloads import refer
 
-    settings, services_ = services(flink, parallelism)
+    settings, services_ = services(flink, parallelism, "kafka", "jobmanager", "taskmanager")
+    if not any(part.healthy for part in services_.parts if part.name == "valkey"):
+        options.err.print("Redis does not answer: no features are published, and what is read there is its default")
     deployment = jobs.deployment(refer(workload, options.overrides(set)), services_, settings)
     before, now = jobs.overrides(deployment.name, settings), deployment.reference.set
     if deployment.plan.workload.learning is not None:  # it may have changed while no broker was there to hear of it
         announce(registry(None), deployment.name)
     known = jobs.expected(settings).get(deployment.name)
     if flink is None:  # noted before it can be interrupted
-        wide = f" --parallelism {parallelism}" if parallelism else ""
-        again = f"millrace deploy {workload} {jobs.as_options(now) if now else ''}".rstrip() + wide
-        jobs.expect(deployment.name, settings, again)
+        jobs.expect(deployment.name, settings, _again(workload, now, parallelism))
     try:
         with options.err.status(f"deploying {deployment.name}"):
             deployed = jobs.deploy(deployment, services_, settings, fresh)
@@ -117,11 +120,22 @@ def deploy_command(
     options.show(result, as_json, text)
 
 
+def _again(workload: str, set: Mapping[str, str], parallelism: int | None) -> str:
+    """The command that deploys a workload as it is deployed now, for a shell and from any folder."""
+    from streaming.settings import chosen
+
+    name = str(Path(workload).absolute()) if Path(workload).suffix == ".py" else workload
+    words = [word for one, value in set.items() for word in ("--set", f"{one}={value}")]
+    wide = ["--parallelism", str(parallelism)] if parallelism else []
+    before = [f"{variable}={shlex.quote(value)}" for variable, value in chosen().items()]
+    return " ".join((*before, shlex.join(["millrace", "deploy", name, *words, *wide])))
+
+
 def _decides(deployment: "Deployment", settings: "Settings") -> str:
     """Who decides where that is not the model of the definition, in words."""
     from models.registry import Registry
 
-    workload, registry = deployment.plan.workload, Registry(str(settings.home / "models"))
+    workload, registry = deployment.plan.workload, Registry(settings.models)
     own, champion = workload.model.version, registry.aliases(deployment.name).champion
     if workload.learning is None or champion in (None, own):
         return ""
@@ -150,14 +164,15 @@ def stop_command(
     from streaming import jobs
     from streaming.workloads import load
 
-    settings, services_ = services(flink)
+    settings, services_ = services(flink, None, "jobmanager")
     known = workload in jobs.expected(settings) or jobs.running(services_.flink, workload) is not None
     name = workload if known else load(workload).name  # a job of somebody's file has a name, too
-    if cancel:
+    if cancel and flink is None:  # elsewhere it is nobody's business here
         jobs.expect(name, settings, None)
     with options.err.status(f"stopping {name}"):
         ended = jobs.cancel if cancel else partial(jobs.stop, folder=savepoints)
         savepoint = ended(name, services_, settings)
-    jobs.expect(name, settings, None)
+    if flink is None:
+        jobs.expect(name, settings, None)
     what = "cancelled; it was last whole in" if cancel else "stopped; savepoint"
     options.show({"name": name, "savepoint": savepoint}, as_json, f"{name} is {what} {savepoint}")

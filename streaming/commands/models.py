@@ -52,7 +52,7 @@ def registry(url: str | None) -> "Registry":
     """The registry at `url`, or the one in the home."""
     from models.registry import Registry
 
-    return Registry(url or settings.read().home / "models")
+    return Registry(url or settings.read().models)
 
 
 def publish(brokers: str, announcement: records.Announcement) -> None:
@@ -65,14 +65,18 @@ def publish(brokers: str, announcement: records.Announcement) -> None:
 
 def announce(registry: "Registry", workload: str) -> bool:
     """Tell running jobs what `registry` says about `workload`; False, with a note, where nobody can be told."""
-    from models.registry import announcement
+    from models.registry import Registry, announcement
 
     chosen = settings.read()
+    if registry.url != Registry(chosen.models).url:
+        other = f"MILLRACE_REGISTRY={registry.url} would have them follow this one"
+        note = f"not announced: jobs follow {chosen.models}; {other}"
+        options.err.print(note, highlight=False, markup=False, soft_wrap=True)
+        return False
     try:
         publish(chosen.kafka or stack.brokers(chosen), announcement(registry, workload))
     except MillraceError as error:
-        at = "" if registry.url == str(chosen.home / "models") else f" --registry {registry.url}"
-        note = f"not announced: {error}; then `millrace models {workload} --announce{at}` (or its file)"
+        note = f"not announced: {error}; then `millrace models {workload} --announce` (or its file)"
         options.err.print(note, highlight=False, markup=False, soft_wrap=True)
         return False
     return True

@@ -16,7 +16,7 @@ from streaming.commands.options import Json
 TaskManagers = Annotated[
     int | None, typer.Option("--taskmanagers", min=1, max=64, help="TaskManager processes to start.")
 ]
-Wipe = Annotated[bool, typer.Option("--wipe", help="Delete topics, features, checkpoints and logs too.")]
+Wipe = Annotated[bool, typer.Option("--wipe", help="Delete topics, states, savepoints, models and logs, too.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,9 +43,16 @@ class Steps:
                 self.waiting.append(name)
             elif happening in ("ready", "stopped", "failed"):
                 self.waiting.remove(name)
-                if not self.quiet and not options.err.is_terminal:
-                    options.err.print(f"{name} {happening}", highlight=False)
+                self._print(f"{name} {happening}")
             self.status.update(f"{self.verb} {', '.join(self.waiting)}")
+
+    def _print(self, text: str) -> None:
+        if self.quiet or options.err.is_terminal:
+            return
+        try:
+            options.err.print(text, highlight=False)
+        except (BrokenPipeError, SystemExit):  # what rich makes of it: nobody reads on, and what was begun is ended
+            self.quiet = True
 
     def __enter__(self) -> "Steps":
         """Show the line, on a terminal."""
@@ -68,7 +75,8 @@ def up_command(taskmanagers: TaskManagers = None, as_json: Json = False) -> None
         chosen = replace(chosen, taskmanagers=taskmanagers)
     with Steps("starting", as_json) as steps:
         found = stack.up(chosen, steps)
-    result = {"kafka": found.kafka, "redis": found.redis, "flink": found.flink, "home": str(chosen.home)}
+    redis = configuration.shown(found.redis)
+    result = {"kafka": found.kafka, "redis": redis, "flink": found.flink, "home": str(chosen.home)}
     text = "\n".join(f"{name:6} {address}" for name, address in result.items())
     options.show(result, as_json, f"{text}\nnext: millrace deploy fraud")
 

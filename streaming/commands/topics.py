@@ -82,8 +82,9 @@ def publish_command(
     definition = load(workload, options.overrides(set))
     if events is not None and events.suffix.lower() == ".csv":
         _check_rows(events, definition)
-    brokers = stack.brokers(read())
-    kafka.create_topics(brokers, {name: {} for name in definition.topics.all()})
+    chosen = read()
+    brokers = stack.brokers(chosen)
+    kafka.create_topics(brokers, {name: {} for name in definition.topics.all()}, chosen.parallelism)
     total = sum(options.count_lines(path) for path in (events, outcomes) if path is not None)
     sent = 0
     began = time.monotonic()

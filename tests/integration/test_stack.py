@@ -178,6 +178,45 @@ def test_wipe_leaves_nothing(tmp_path: Path) -> None:
     assert not chosen.home.exists()
 
 
+def test_wipe_spares_what_others_have_in_the_folder(tmp_path: Path) -> None:
+    """If this fails, `MILLRACE_HOME=~ millrace down --wipe` deletes a home directory."""
+    mine = tmp_path / "models" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("x")
+    assert stack.down(Settings(home=tmp_path), wipe=True) == []
+    assert mine.exists()
+    mine.rename(tmp_path / "thesis.txt")
+    (tmp_path / "kafka").mkdir()
+    stack.State(tmp_path).record("kafka", stack.Entry([1, 2]))
+    stack.down(Settings(home=tmp_path), wipe=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_dead_redis_keeps_nothing_from_being_stopped(running: Stack, settings: Settings) -> None:
+    """If this fails, nobody can stop a job that misbehaves while Redis is away."""
+    stack.kill(settings, "valkey", signal.SIGSTOP)
+    try:
+        assert stack.stack(settings, ("kafka", "jobmanager", "taskmanager")).flink == running.flink
+        with pytest.raises(Unavailable, match="valkey"):
+            stack.stack(settings)
+    finally:
+        stack.kill(settings, "valkey", signal.SIGCONT)
+
+
+def test_one_broker_of_several_is_enough(running: Stack) -> None:
+    """If this fails, a cluster of brokers counts as away with the one that is named first."""
+    assert stack.answers("kafka", f"127.0.0.1:1,{running.kafka}")
+    assert not stack.answers("kafka", "127.0.0.1:1,127.0.0.1:2")
+
+
+def test_what_is_needed_no_longer_is_forgotten(running: Stack, settings: Settings) -> None:
+    """If this fails, `status` is wrong for ever after a time with more TaskManagers."""
+    stack.State(settings.home).record("taskmanager-7", stack.Entry([1, 2, 3]))
+    assert not by_name(settings)["taskmanager-7"].healthy
+    stack.up(settings)
+    assert "taskmanager-7" not in by_name(settings)
+
+
 def test_a_hung_part_is_not_healthy(running: Stack, settings: Settings) -> None:
     """If this fails, status calls a service well that has stopped answering."""
     stack.kill(settings, "valkey", signal.SIGSTOP)

@@ -3,7 +3,9 @@
 import errno
 import io
 import os
+import shlex
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from rich.console import Console
 from schemas.errors import Unavailable
 from streaming import cli, jobs
 from streaming.commands import options
+from streaming.commands.jobs import _again as again
 from streaming.settings import Settings
 from streaming.stack import State
 
@@ -40,6 +43,9 @@ def test_a_checkpoint_has_what_its_job_began_with_however_many_jobs_ago(tmp_path
 def test_a_damaged_record_is_named(tmp_path: Path, found: str) -> None:
     """A disk that was full once gives a traceback from then on, or a job begins anew without a word."""
     chosen = Settings(home=tmp_path)
+    assert jobs.expected(chosen) == {}
+    assert not (tmp_path / "jobs").exists(), "to read makes nothing"
+    (tmp_path / "jobs").mkdir()
     jobs._record(chosen, "fraud").write_bytes(found.encode(errors="surrogateescape"))
     with pytest.raises(Unavailable, match=r"fraud\.json is damaged .*--fresh"):
         jobs.newest("fraud", chosen)
@@ -47,6 +53,37 @@ def test_a_damaged_record_is_named(tmp_path: Path, found: str) -> None:
     if found != "{}":
         with pytest.raises(Unavailable, match=r"fraud\.set\.json is damaged .*delete it"):
             jobs.overrides("fraud", chosen)
+
+
+def test_the_savepoint_of_an_interrupted_stop_counts(tmp_path: Path) -> None:
+    """If this fails, a stop that was cut short makes the next deploy decide again what was decided."""
+    chosen = Settings(home=tmp_path)
+    for name, whole in (("old", True), ("new", True), ("half", False)):
+        time.sleep(0.02)  # as coarse as times of files are
+        folder = tmp_path / "savepoints" / "fraud" / name
+        folder.mkdir(parents=True)
+        if whole:
+            (folder / "_metadata").write_text("")
+        if name == "old":
+            assert jobs.newest("fraud", chosen) == folder.as_uri()
+            jobs._remember(chosen, "fraud", folder.as_uri())
+            assert jobs.newest("fraud", chosen) == folder.as_uri()
+    assert jobs.newest("fraud", chosen) == (tmp_path / "savepoints" / "fraud" / "new").as_uri()
+    time.sleep(0.02)
+    jobs._remember(chosen, "fraud", None)
+    assert jobs.newest("fraud", chosen) is None, "--fresh"
+
+
+def test_what_is_to_be_deployed_again_is_said_for_any_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, the command that `doctor` gives for a job that is gone runs another one, or none."""
+    for name in [name for name in os.environ if name.startswith("MILLRACE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MILLRACE_DELIVERY", "exactly-once")
+    monkeypatch.setenv("MILLRACE_REDIS", "redis://:secret@h:1/0")
+    said = again("my dir/t.py", {"model": "a b"}, 2)
+    path = shlex.quote(str(Path("my dir/t.py").absolute()))
+    assert said == f"MILLRACE_DELIVERY=exactly-once millrace deploy {path} --set 'model=a b' --parallelism 2"
+    assert again("fraud", {}, None) == "MILLRACE_DELIVERY=exactly-once millrace deploy fraud"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The registry's commands: what `train` makes is listed, promoted, frozen and rolled back by hand, and each says so."""
 
+import io
 import json
 import re
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from models.artifact import load as load_artifact
 from models.linear import linear
@@ -15,7 +17,7 @@ from models.onnx import Session
 from models.registry import Registry
 from schemas.errors import DefinitionError, ModelRejected
 from streaming import cli
-from streaming.commands import models
+from streaming.commands import models, options
 from streaming.workloads import load
 
 DAY = 86_400_000
@@ -76,6 +78,22 @@ def test_from_examples_to_champion_and_back(run: Run, examples: Path, tmp_path: 
     assert f"rolled back {version}" in str(told)
     assert own in str(told)
     assert Registry(tmp_path / "home" / "models").history("reference")[1].why == "better"
+
+
+def test_what_no_job_follows_is_not_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, a promotion in another registry is said to be announced, and jobs never hear of it, or go back."""
+    said = io.StringIO()
+    monkeypatch.setattr(options, "err", Console(file=said, width=400))
+    monkeypatch.setenv("MILLRACE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MILLRACE_KAFKA", "127.0.0.1:1")
+    other = Registry(tmp_path / "other")
+    other.register("fraud", linear("fraud", {"amount": 0.1}))
+    assert not models.announce(other, "fraud")
+    assert f"MILLRACE_REGISTRY={other.url}" in said.getvalue()
+    monkeypatch.setenv("MILLRACE_REGISTRY", other.url)
+    assert models.registry(None).url == other.url
+    assert not models.announce(other, "fraud")
+    assert "is it up?" in said.getvalue(), "only as there is no broker"
 
 
 def test_a_damaged_registry_is_noted_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

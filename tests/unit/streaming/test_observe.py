@@ -90,9 +90,13 @@ def test_only_the_model_that_decides_is_shown() -> None:
         for observer in (Observer("fraud", "card", metrics), Observer("fraud", "terminal", metrics)):
             observer.model("fraud@0")
             observer.model(name)
-    models = [key for key in read(metrics) if key[0] == "millrace_model_info"]
-    assert ("millrace_model_info", "fraud@2", "fraud") in models
-    assert ("millrace_model_info", "fraud@0", "fraud") not in models
+    anew = Observer("fraud", "card", metrics)  # the job was deployed again, with another model
+    for deciding in ("fraud@2", "fraud@3"):
+        models = [key for key in read(metrics) if key[0] == "millrace_model_info"]
+        assert models == [("millrace_model_info", deciding, "fraud")]
+        anew.model("fraud@3")
+    anew.no_model()
+    assert not [key for key in read(metrics) if key[0] == "millrace_model_info"]
 
 
 def test_views_are_pulled_and_never_count_down() -> None:

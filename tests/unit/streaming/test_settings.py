@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import DefinitionError
 from streaming import settings
-from streaming.settings import Settings, home_folder, read, unknown
+from streaming.settings import Settings, home_folder, read, shown, unknown
 
 
 @given(
@@ -38,6 +38,7 @@ def test_a_child_process_reads_the_same_settings(chosen: Settings) -> None:
         ("MILLRACE_KAFKA", "localhost", "host:port"),
         ("MILLRACE_KAFKA", "http://localhost:9092", "host:port"),
         ("MILLRACE_REDIS", "localhost:6379", "redis://"),
+        ("MILLRACE_REDIS", "redis://localhost:abc/0", "redis://"),
         ("MILLRACE_FLINK", "localhost:8081", "http://"),
         ("MILLRACE_TASKMANAGERS", "0", "from 1 to 64"),
         ("MILLRACE_TASKMANAGERS", "two", "from 1 to 64"),
@@ -53,6 +54,27 @@ def test_a_malformed_value_is_refused_by_name(variable: str, text: str, expected
     assert variable in str(caught.value)
     assert repr(text) in str(caught.value)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://:secret@h:6379/0", "redis://:…@h:6379/0"),
+        ("rediss://me:p%40s@h/1?a=b", "rediss://me:…@h/1?a=b"),
+        ("redis://localhost", "redis://localhost"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+    ],
+)
+def test_a_password_is_not_told(url: str, told: str) -> None:
+    """If this fails, it stands in a terminal and in logs; or a right URL is refused."""
+    assert shown(read({"MILLRACE_REDIS": url}).redis or "") == told
+
+
+def test_a_registry_is_a_folder_or_a_url(tmp_path: Path) -> None:
+    """If this fails, a TaskManager, which runs elsewhere, follows another registry than the command that deployed."""
+    assert read({"MILLRACE_REGISTRY": "models"}).models == str(Path("models").absolute())
+    assert read({"MILLRACE_REGISTRY": "s3://bucket/models"}).models == "s3://bucket/models"
+    assert Settings(home=tmp_path).models == str(tmp_path / "models")
 
 
 def test_empty_means_unset() -> None:
