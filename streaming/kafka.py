@@ -32,6 +32,9 @@ SILENT = 10.0
 """A reader without a record for so many seconds is replaced: librdkafka may miss that a partition has its leader again,
 after its broker hung for example, and would wait for ever (librdkafka #5593)."""
 
+MUTE = 6
+"""After so many readers in a row that got nothing from the broker, not even that there is nothing, it is gone."""
+
 Headers = Sequence[tuple[str, bytes | None]]
 Outgoing = tuple[bytes | None, bytes | None, Headers]
 """What is published: key, value, headers."""
@@ -146,6 +149,12 @@ def end_offsets(brokers: str, topic: str) -> dict[int, int]:
         return {partition: high for partition, (_, high) in _bounds(consumer, brokers, topic).items()}
 
 
+def start_offsets(brokers: str, topic: str) -> dict[int, int]:
+    """For each partition the offset of its oldest record, above 0 where retention has taken older ones."""
+    with _reader(brokers) as consumer, _translated(brokers, f"asking where {topic} begins"):
+        return {partition: low for partition, (low, _) in _bounds(consumer, brokers, topic).items()}
+
+
 def offsets_since(brokers: str, topic: str, at: int) -> dict[int, int]:
     """For each partition the offset of its first record with a timestamp of `at` (ms) or later, else its end."""
     with _reader(brokers) as consumer, _translated(brokers, f"asking what {topic} has since {at}"):
@@ -207,6 +216,7 @@ def records(
 
     `start` and `until` may be offsets by partition; `until="end"` is where the topic ends when reading
     starts, None reads for ever and yields an empty list when nothing came for 0.1 s: the caller may stop.
+    Unavailable where there is an end, and for `MUTE` times `SILENT` seconds no broker answers.
     """
     with _translated(brokers, f"reading {topic}"):
         with _reader(brokers) as consumer:
@@ -216,7 +226,7 @@ def records(
         offsets = start if not isinstance(start, str) else ends if start == "latest" else {}
         goal = None if until is None else (ends if until == "end" else dict(until))
         reached = {p: max(offsets.get(p, 0), low) for p, (low, _) in bounds.items()}  # retention may have been there
-        with closing(_messages(brokers, topic, reached, batch)) as arrived:
+        with closing(_messages(brokers, topic, reached, batch, goal is None)) as arrived:
             while goal is None or any(reached[p] < end for p, end in goal.items() if p in reached):
                 out = [record for m in next(arrived) if (record := _received(m, reached)) is not None]
                 if goal is not None:
@@ -225,18 +235,23 @@ def records(
                     yield out
 
 
-def _messages(brokers: str, topic: str, reached: Mapping[int, int], batch: int) -> Generator[list[Message]]:
-    """Messages from `reached` on, which the caller moves; an empty list when none came for 0.1 s."""
-    while True:
+def _messages(brokers: str, topic: str, reached: dict[int, int], batch: int, ever: bool) -> Generator[list[Message]]:
+    """Messages from `reached` on, which the caller moves; an empty list when none came for 0.1 s. Unavailable when no
+    broker answers, unless it is to be waited for `ever`."""
+    mute = 0
+    while ever or mute < MUTE:
+        mute += 1
         with _reader(brokers) as consumer:
             consumer.assign([TopicPartition(topic, p, offset) for p, offset in reached.items()])
             heard = monotonic()
             while monotonic() - heard < SILENT:
                 one = consumer.poll(0.1)  # `consume` alone would wait until the batch is full
                 messages = [] if one is None else [one, *consumer.consume(batch - 1, timeout=0)]
-                if messages:
-                    heard = monotonic()
+                if messages:  # also that a partition is read to its end, as each reader is told
+                    heard, mute = monotonic(), 0
                 yield messages
+    waited = f"no broker answered for {MUTE * SILENT:.0f} s"
+    raise Unavailable(f"Kafka at {brokers}, reading {topic}: {waited}; is it up? `millrace status` tells")
 
 
 def _received(message: Message, reached: dict[int, int]) -> Record | None:

@@ -4,11 +4,15 @@ Beside the way of an event, over topics as they are: every event ends as exactly
 suppressed duplicate; what is said of one id twice is said in the same bytes; every outcome ends as one of the kinds
 below, and no example is learned twice. Of a record 50 bytes are kept: the 16-byte hash of its id, where it is, and a
 hash of what it says. Ids can be told apart by `parts` of their hashes, one after the other, where that is too much.
+
+Where Kafka's retention has taken the oldest records of a topic, what may have hung on those is no fault but `untold`.
+Times of records are those of the broker: what comes of a record is written after it, and what is gone was written no
+later than the oldest record that is left.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,18 +27,28 @@ I64 = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Rows = NDArray[np.void]
 
-ROW = np.dtype([("id", "S16"), ("where", "i8"), ("what", "S8"), ("at", "i8"), ("known", "i8"), ("later", "?"),
+ROW = np.dtype([("id", "S16"), ("where", "i8"), ("what", "S8"), ("at", "i8"), ("known", "i8"), ("how", "u1"),
                 ("waits", "i8")])  # fmt: skip
-"""One record: `where` is partition and offset; without an `id`, what has none that can be read; `later`: it was read
-when the ends of the inputs had been noted, and may be about what came behind them; `waits`: for a decision how long it
-waits for its outcome (ms, 0: not at all), for an outcome how long an event without an alert would."""
+"""One record: `where` is partition and offset; without an `id`, what has none that can be read; `how`: bits, as below;
+`waits`: for a decision how long it waits for its outcome (ms, 0: not at all), for an outcome how long an event without
+an alert would."""
+
+LATER, DEAD, DECIDED, TAUGHT, UNSURE = 1, 2, 4, 8, 16
+"""Bits of `how`. LATER: it was read when the ends of the inputs had been noted, and may be about what came behind them.
+Its dead letter, decision or example may be gone. UNSURE: what says how this decision waits may be gone."""
 
 OFFSET = 48
 """Bits of an offset in `where`."""
 
+FOREVER = 1 << 62
+Time = Annotated[int, msgspec.Meta(gt=-FOREVER, lt=FOREVER)]
+"""ms; sums of two still fit into 64 bits. What says another cannot be read."""
+
+UNREADABLE = msgspec.DecodeError, UnicodeDecodeError, RecursionError
+
 LOST, UNTAUGHT = "was neither decided nor is it a dead letter", "became no example"
 
-Entry = tuple[bytes, int, bytes, int, int, bool, int]
+Entry = tuple[bytes, int, bytes, int, int, int, int]
 
 
 class CounterExample(NamedTuple):
@@ -48,28 +62,28 @@ class CounterExample(NamedTuple):
 
 class _Event(msgspec.Struct):
     id: str
-    at: int
+    at: Time
 
 
 class _Decision(msgspec.Struct):
     id: str
-    at: int
+    at: Time
     action: str = ""
     explored: bool = False
 
 
 class _Outcome(msgspec.Struct):
     event: str
-    at: int
+    at: Time
     label: bool
     source: str = ""
 
 
 class _Example(msgspec.Struct):
     event: str
-    at: int
+    at: Time
     label: bool
-    label_at: int
+    label_at: Time
     presumed: bool
     source: str
 
@@ -98,66 +112,98 @@ def _said(*what: object) -> bytes:
 
 
 class Ledger:
-    """What was read of the topics of one workload, by its rule of `learning` and the `actions` of its policy.
+    """What was read of the topics of one workload, by its rule of `learning` and the `actions` of its policy; `skew`:
+    how far (ms) events may be ahead of their arrival.
 
-    Feed `take` with the records of each topic, signals before examples, and ask for `account`.
+    Feed `take` with the records of each topic, signals before other outputs, and those before events and outcomes; say
+    with `began`, after each, where it begins by now; and ask for `account`.
     """
 
     def __init__(
-        self, topics: Topics, learning: Learning | None, actions: Sequence[str], part: int = 0, parts: int = 1
-    ):
+        self, topics: Topics, learning: Learning | None, actions: Sequence[str], part: int = 0, parts: int = 1,
+        skew: int = 300_000,
+    ):  # fmt: skip
         self._topics, self._learning, self._actions = topics, learning, actions
         self._quiet = "quiet" in actions  # there are no decisions of those
-        self._part, self._parts = part, parts
+        self._part, self._parts, self._skew = part, parts, skew
         inputs = topics.events, topics.outcomes
         self._rows = {name: [np.empty(0, ROW)] for name in (*inputs, topics.decisions, topics.examples)}
         self._dead: dict[str, list[int]] = {topic: [] for topic in inputs}
-        self._first: dict[int, int] = {}
+        self._first: dict[str, dict[int, tuple[int, int]]] = {}
+        self._begins: dict[str, dict[int, int]] = {}  # where topics begin whose oldest records are gone
+        self._until: dict[str, int] = {}  # and since when they are whole
+        self._foreign = dict.fromkeys((topics.deadletters, topics.signals), 0)
         self._deployed = list[Deployed]()
         self.learned = 0
         self.counts: dict[str, dict[str, int]] = {}
+        self.gone: dict[str, dict[str, int]] = {}
         self.wrong: list[CounterExample] = []
 
-    def take(self, topic: str, records: Iterable[Record], later: bool = False) -> None:
+    def take(self, topic: str, records: Sequence[Record], later: bool = False) -> None:
         """Enter records of `topic`; `later`: behind where it ended before the ends of the inputs were noted."""
-        if topic == self._topics.deadletters:
-            for record in records:
-                told = {name: (value or b"").decode() for name, value in record.headers}
-                self._dead.setdefault(told["topic"], []).append(int(told["partition"]) << OFFSET | int(told["offset"]))
-            return
-        if topic == self._topics.signals:
-            for record in records:
-                self._hear(msgspec.json.decode(record.value or b"", type=_Signal))
+        first = self._first.setdefault(topic, {})
+        for record in records:
+            first.setdefault(record.partition, (record.offset, record.timestamp))
+        if topic in self._foreign:
+            self._aside(topic, records)
             return
         rows: list[Entry] = []
         asked: list[tuple[str, str, bool]] = []
+        doubts = self._doubts() if topic in self._dead else {}
         for record in records:
             where = record.partition << OFFSET | record.offset
             try:
                 id, what, at, known, action, explored = self._read(topic, record.value or b"")
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 id, what, at, known, action, explored = "", b"", 0, 0, "", False
-            if topic == self._topics.events:
-                self._first.setdefault(record.partition, record.offset)
             digest = _id(id) if id else b""
             if (digest or b"\0")[0] % self._parts == self._part:
-                rows.append((digest, where, what, at, known, later, 0))
+                how = LATER * later + sum(bit for bit, until in doubts.items() if record.timestamp <= until)
+                rows.append((digest, where, what, at, known, how, 0))
                 asked.append((id, action, explored))
         self._rows[topic].append(np.array(rows, ROW))
         if self._learning is not None and topic in (self._topics.decisions, self._topics.outcomes):
             made, rules = self._rows[topic][-1], [self._learning]
             rules += [one.of(self._learning) for one in self._deployed]
             of = self._deployment(made["where"]) if topic == self._topics.decisions else np.zeros(len(made), np.int64)
+            made["how"][of == 0] |= UNSURE * (self._topics.signals in self._begins)
             for number in np.unique(of).tolist():
                 mine = np.flatnonzero(of == number)
                 made["waits"][mine] = self._waits(rules[number], [asked[i] for i in mine.tolist()])
 
+    def began(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Note where the partitions of `topic` begin, once it was taken to its end: what lay before is gone."""
+        first = self._first.get(topic, {})
+        begins = {p: min(offset, first.get(p, (offset, 0))[0]) for p, offset in offsets.items()}
+        if any(begins.values()):
+            self._begins[topic] = begins
+            self._until[topic] = max(first.get(p, (0, FOREVER))[1] for p, offset in begins.items() if offset)
+
+    def _doubts(self) -> dict[int, int]:
+        """By the bit for `how`: until when (ms) a record was written of which that may be gone."""
+        outputs = {DEAD: self._topics.deadletters, DECIDED: self._topics.decisions, TAUGHT: self._topics.examples}
+        return {bit: self._until[topic] for bit, topic in outputs.items() if topic in self._until}
+
+    def _aside(self, topic: str, records: Sequence[Record]) -> None:
+        """Enter dead letters or signals; counts what is none of ours."""
+        for record in records:
+            told = dict(record.headers)
+            try:
+                if topic == self._topics.signals:
+                    self._hear(msgspec.json.decode(record.value or b"", type=_Signal))
+                else:
+                    of, partition, offset = ((told[n] or b"").decode() for n in ("topic", "partition", "offset"))
+                    if not 0 <= (where := int(partition) << OFFSET | int(offset)) < FOREVER:
+                        raise ValueError(f"{topic} {record.partition}:{record.offset}: no place: {partition}:{offset}")
+                    self._dead[of].append(where)
+            except (*UNREADABLE, ValueError, KeyError):
+                self._foreign[topic] += 1
+
     def _deployment(self, where: I64) -> I64:
         """Of each decision the number of the deployment that made it, 0 where none is known."""
-        of, partition = np.zeros(len(where), np.int64), where >> OFFSET
+        of = np.zeros(len(where), np.int64)
         for number, one in enumerate(self._deployed, start=1):
-            ends = np.array([one.decisions.get(p, 0) for p in range(int(partition.max(initial=0)) + 1)], np.int64)
-            of[where & ((1 << OFFSET) - 1) >= ends[partition]] = number
+            of[~_before(where, one.decisions)] = number
         return of
 
     def _hear(self, signal: _Signal) -> None:
@@ -191,13 +237,20 @@ class Ledger:
         return event.id, b"", event.at, 0, "", False
 
     def account(self) -> bool:
-        """Close the books over what was taken so far: fills `counts` and `wrong`; whether nothing is wrong."""
+        """Close the books over what was taken so far: fills `counts`, `gone` and `wrong`; whether nothing is wrong.
+
+        `gone`, by topic: how many `records` retention took; of inputs also how many of those are `known` to have been
+        decided, learned or dead; of events, where it can be told, how many are `unaccounted`: were neither, or have the
+        id of another one."""
         self.counts, self.wrong = {}, []
+        alone = self._part == 0  # what every part reads, one counts
+        self.gone = {topic: {"records": alone * sum(offsets.values())} for topic, offsets in self._begins.items()}
         rows = {topic: self._all(topic) for topic in self._rows}
         decided = self._same(self._topics.decisions, rows[self._topics.decisions])
         events = self._events(rows[self._topics.events], decided)
         examples = self._same(self._topics.examples, rows[self._topics.examples], by="known")
         self._outcomes(rows[self._topics.outcomes], events, decided, examples)
+        self.counts |= {_short(topic): {"foreign": count} for topic, count in self._foreign.items() if count and alone}
         return not self.wrong
 
     @property
@@ -223,73 +276,109 @@ class Ledger:
         own = first[np.cumsum(fresh) - 1] if len(rows) else rows
         differs = (rows["what"] != own["what"]) | (rows[by] != own[by])
         self._fault("says something else than the first record of its id", topic, rows[differs])
-        name = topic.rpartition(".")[2]
         if len(first):  # a job that begins anew says it again, and lets it wait as its definition has it
             first["waits"] = rows["waits"][np.append(np.flatnonzero(fresh)[1:], len(rows)) - 1]
-        self.counts[name] = {"records": len(rows), "ids": len(first), "repeats": len(rows) - len(first)}
+        self.counts[_short(topic)] = {"records": len(rows), "ids": len(first), "repeats": len(rows) - len(first)}
         return first
 
-    def _living(self, topic: str, rows: Rows) -> tuple[Rows, int]:
-        """The rows that are no dead letters, and how many are; a fault where one has no id and is none."""
-        dead = np.isin(rows["where"], np.array(self._dead[topic], np.int64))
-        self._fault("cannot be read and is no dead letter", topic, rows[~dead & (rows["id"] == b"")])
-        return rows[~dead & (rows["id"] != b"")], int(dead.sum())
+    def _living(self, topic: str, rows: Rows) -> tuple[Rows, int, int]:
+        """The rows that are no dead letters, how many are, and of how many that is untold; a fault where one has no id
+        and is none."""
+        dead, doubt = np.isin(rows["where"], np.array(self._dead[topic], np.int64)), rows["how"] & DEAD > 0
+        unread = ~dead & (rows["id"] == b"")
+        self._fault("cannot be read and is no dead letter", topic, rows[unread & ~doubt])
+        return rows[~dead & ~unread], int(dead.sum()), int((unread & doubt).sum())
+
+    def _beyond(self, kind: str, topic: str, rows: Rows, of: str) -> None:
+        """Rows of an output about no record that is left `of` an input: faults, unless they came later or that may be
+        gone."""
+        later = rows["how"] & LATER > 0
+        about = ~later & (rows["id"] != b"") & (of in self._begins)
+        self._fault(kind, topic, rows[~later & ~about])
+        if of in self._begins:
+            dead = np.unique(np.array(self._dead[of], np.int64))
+            known = about.sum() + (self._part == 0) * _before(dead, self._begins[of]).sum()
+            self.counts[_short(topic)][f"of {_short(of)} that are gone"] = int(about.sum())
+            self.gone[of]["known"] = int(known)
+            if of == self._topics.events and not self._quiet and not self._doubts().keys() & {DEAD, DECIDED}:
+                self.gone[of]["unaccounted"] = self.gone[of]["records"] - int(known + later.sum())
 
     def _events(self, rows: Rows, decided: Rows) -> Rows:
         """Account for events; returns the first row of each id."""
         topic = self._topics.events
-        living, dead = self._living(topic, rows)
+        living, dead, untold = self._living(topic, rows)
         first = living[_fresh(living)]
-        there = np.isin(first["id"], decided["id"])
+        if topic in self._begins:  # may repeat one that is gone, unless that would have come from the future
+            first["how"][first["at"] <= self._until[topic] + self._skew] |= sum(self._doubts())
+        there, doubt = np.isin(first["id"], decided["id"]), first["how"] & (DEAD | DECIDED) > 0
+        lost = ~there & ~doubt
         if not self._quiet:
-            self._fault(LOST, topic, first[~there])
-        strange = decided[~np.isin(decided["id"], first["id"]) & ~decided["later"]]
-        if any(self._first.values()):  # the oldest events are gone from the topic
-            self.counts["decisions"]["of events that are gone"] = len(strange)
-        else:
-            self._fault("is about no event that could be decided", self._topics.decisions, strange)
+            self._fault(LOST, topic, first[lost])
+        strange = decided[~np.isin(decided["id"], first["id"])]
+        self._beyond("is about no event that could be decided", self._topics.decisions, strange, topic)
         self.counts["events"] = {
             "records": len(rows), "decided": int(there.sum()), "dead": dead, "duplicates": len(living) - len(first),
-            "quiet" if self._quiet else "lost": int((~there).sum()),
-        }  # fmt: skip
+            "quiet" if self._quiet else "lost": int(lost.sum()),
+        } | self._untold(untold + int((~there & doubt).sum()))  # fmt: skip
         return first
+
+    def _untold(self, count: int) -> dict[str, int]:
+        """How many records may have ended in what is gone, where anything is."""
+        return {"untold": count} if self._begins else {}
 
     def _outcomes(self, rows: Rows, events: Rows, decided: Rows, examples: Rows) -> None:
         """Account for outcomes and examples."""
         topic, rule = self._topics.outcomes, self._learning
-        living, dead = self._living(topic, rows)
+        living, dead, untold = self._living(topic, rows)
         event, known = _find(living, events)
-        counts = {"records": len(rows), "dead": dead, "unknown": int((~known).sum())}
-        self.counts["outcomes"] = counts
-        if rule is None:
-            counts["of an event"] = int(known.sum())
-            return
         example, there = _find(living, examples)
+        stray = int((~known & ~(there & (rule is not None))).sum())
+        gone = self._topics.events in self._begins  # the event of a stray one may be
+        counts = {"records": len(rows), "dead": dead, "unknown": 0 if gone else stray}
+        self.counts["outcomes"], untold = counts, untold + stray * gone
+        if rule is None:
+            counts |= {"of an event": int(known.sum())} | self._untold(untold)
+            self._beyond("is of no outcome", self._topics.examples, examples[:0], topic)
+            return
         presumed = there & (example["what"] == b"presumed")
         about = there & ~presumed & (example["what"] == living["what"])
         about &= np.maximum(living["known"], example["at"]) == example["known"]
-        taught = np.isin(examples["id"], living["id"][about]) | (examples["what"] == b"presumed") | examples["later"]
-        self._fault("is of no outcome", self._topics.examples, examples[~taught])
+        taught = np.isin(examples["id"], living["id"][about]) | (examples["what"] == b"presumed")
+        self._beyond("is of no outcome", self._topics.examples, examples[~taught], topic)
         learned = _fresh(living[about])
         decision, loud = _find(living, decided)
         waits = np.where(loud, decision["waits"], living["waits"])
         late = known & ~about & (presumed | (living["known"] > event["at"] + np.where(waits, waits, rule.horizon)))
         other = there & ~about & ~late
         rest = known & ~there & ~late
+        unsure = np.where(loud, decision["how"] & UNSURE, event["how"] & (DEAD | DECIDED)) | event["how"] & TAUGHT
+        told = rest & (unsure == 0)
         clock = int(examples["known"].max(initial=-1))
-        unsampled = rest & (waits == 0)
-        due = rest & ~unsampled & (np.maximum(living["known"], event["at"]) < clock)
+        unsampled = told & (waits == 0)
+        due = told & ~unsampled & (np.maximum(living["known"], event["at"]) < clock)
         self._fault(UNTAUGHT, topic, living[due])
         counts |= {
-            "unknown": int((~known & ~there).sum()), "learned": int(learned.sum()),
+            "learned": int(learned.sum()),
             "repeated": int(about.sum()) - int(learned.sum()), "corrected": int(other.sum()), "late": int(late.sum()),
-            "waiting": int((rest & ~unsampled & ~due).sum()), "unsampled": int(unsampled.sum()), "lost": int(due.sum()),
-        }  # fmt: skip
+            "waiting": int((told & ~unsampled & ~due).sum()), "unsampled": int(unsampled.sum()), "lost": int(due.sum()),
+        } | self._untold(untold + int((rest & ~told).sum()))  # fmt: skip
 
 
 def _fresh(rows: Rows) -> Flags:
     """Which rows are the first of their id, of rows by id."""
     return np.append(True, rows["id"][1:] != rows["id"][:-1])[: len(rows)]
+
+
+def _short(topic: str) -> str:
+    return topic.rpartition(".")[2]
+
+
+def _before(where: I64, offsets: Mapping[int, int]) -> Flags:
+    """Which of these places lie before `offsets`, by partition."""
+    partition = where >> OFFSET
+    bounds = np.array([offsets.get(p, 0) for p in range(int(partition.max(initial=0)) + 1)], np.int64)
+    before: Flags = where & ((1 << OFFSET) - 1) < bounds[partition]
+    return before
 
 
 def _find(rows: Rows, among: Rows) -> tuple[Rows, Flags]:
@@ -301,6 +390,6 @@ def _find(rows: Rows, among: Rows) -> tuple[Rows, Flags]:
 
 
 def together(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
-    """The sums of the counts of all parts."""
-    names = {topic: list(dict.fromkeys(n for part in parts for n in part[topic])) for topic in parts[0]}
-    return {t: {n: sum(part[t].get(n, 0) for part in parts) for n in of} for t, of in names.items()}
+    """The sums of what all parts count."""
+    names = {t: list(dict.fromkeys(n for part in parts for n in part.get(t, ()))) for part in parts for t in part}
+    return {t: {n: max(sum(part.get(t, {}).get(n, 0) for part in parts), 0) for n in of} for t, of in names.items()}

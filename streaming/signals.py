@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,10 +25,10 @@ class Deployed(msgspec.Struct, frozen=True):
     which share of those without an alert waits; whether chance decides some of those with the last action; and where
     decisions ended before, by partition."""
 
-    horizon: int
-    share: float
+    horizon: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)]
     explores: bool
-    decisions: dict[int, int]
+    decisions: dict[int, Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]]
 
     def of(self, rule: Learning) -> Learning:
         """`rule` with this horizon and share, and with exploration or without."""

@@ -1,11 +1,12 @@
 """`millrace ledger`: proves on the topics that nothing was lost, or shows what was."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
+from schemas.time import duration
 from schemas.topics import Topics
 from streaming import kafka, stack
 from streaming.commands import options
@@ -54,17 +55,18 @@ class Books:
         from streaming.ledger import Ledger
 
         rule, actions = self._workload.learning, self._workload.policy.actions
-        ledger = Ledger(self._topics, rule, actions, number, self.parts)
+        ledger = Ledger(self._topics, rule, actions, number, self.parts, duration(self._workload.skew))
         for topic, ends in self.ends.items():
             for batch in kafka.records(self._brokers, topic, until=ends):
                 ledger.take(topic, batch)
                 bar.advance(task, len(batch))
+            ledger.began(topic, kafka.start_offsets(self._brokers, topic))
         offsets = {topic: dict(self.ends[topic]) for topic in self._outputs}
 
         def missing() -> int:
             """How much of what is wrong may come right."""
             ledger.account()
-            told = ledger.counts["examples"]["ids"] + examples
+            told = self._examples(ledger) + examples
             untold = max(ledger.learned - told, 0) if number == self.parts - 1 else 0
             return len(ledger.wrong) + untold if ledger.behind else 0
 
@@ -77,6 +79,10 @@ class Books:
             deadline = time.monotonic() + self._patience if left < before else deadline
         return ledger
 
+    def _examples(self, ledger: "Ledger") -> int:
+        """How many there are, and at most were."""
+        return ledger.counts["examples"]["ids"] + ledger.gone.get(self._topics.examples, {"records": 0})["records"]
+
     def _later(self, ledger: "Ledger", topic: str, offsets: dict[int, int]) -> None:
         """Read what came behind `offsets`, which follow."""
         for batch in kafka.records(self._brokers, topic, offsets):
@@ -84,22 +90,25 @@ class Books:
             for record in batch:
                 offsets[record.partition] = max(offsets.get(record.partition, 0), record.offset + 1)
 
-    def close(self, bar: "Progress", task: "TaskID") -> dict[str, object]:
-        """The counts of every topic, whether everything holds, and what does not."""
+    def close(self, bar: "Progress", task: "TaskID") -> dict[str, Any]:
+        """The counts of every topic, what is gone of them, whether all that is left holds, and what does not."""
         from streaming.ledger import together
 
         parts, found = list["Ledger"](), 0
         for number in range(self.parts):
             parts.append(self.part(number, found, bar, task))
-            found += parts[-1].counts["examples"]["ids"]
+            found += self._examples(parts[-1])
         counts, wrong = together([part.counts for part in parts]), [one for part in parts for one in part.wrong]
         told = [self._told(one) for one in wrong[:SHOWN]]
-        learned = max(part.learned for part in parts)
-        if learned > found:
-            where: dict[str, object] = {"topic": self._topics.signals, "partition": None, "offset": None, "id": None}
-            told.append({"kind": f"{learned} examples were learned, there are {found}"} | where)
-        faults = len(wrong) + (learned > found)
-        return {"holds": not faults, **counts, "learned": learned, "faults": faults, "counterexamples": told}
+        learned, gone = max(part.learned for part in parts), together([part.gone for part in parts])
+        short = f"{learned} examples were learned, there are {found}"
+        whole = [(self._topics.signals, short)] if learned > found else []
+        events = gone.get(self._topics.events, {"records": 0})
+        if events["records"] and events["records"] == events.get("unaccounted") and not counts["decisions"]["records"]:
+            whole.append((self._topics.events, f"{events['records']} records are gone, and none was ever decided"))
+        told += [{"kind": kind, "topic": of, "partition": None, "offset": None, "id": None} for of, kind in whole]
+        bad = len(wrong) + len(whole)
+        return {"holds": not bad, **counts, "gone": gone, "learned": learned, "faults": bad, "counterexamples": told}
 
     def _told(self, wrong: "CounterExample") -> dict[str, object]:
         """A counter-example, with the id that its record names."""
@@ -126,13 +135,24 @@ def ledger_command(
     books = Books(stack.brokers(read()), definition, definition.topics, memory, patience)
     with options.progress("read", books.records, as_json) as (bar, task):
         result = books.close(bar, task)
-    lines = [
-        f"{name:<10} " + ", ".join(f"{n:,} {what}" for what, n in counts.items())
-        for name, counts in result.items() if isinstance(counts, dict)
-    ]  # fmt: skip
-    wrong: list[dict[str, object]] = result["counterexamples"]  # type: ignore[assignment]
-    lines += [f"{one['topic']} {one['partition']}:{one['offset']}, id {one['id']}: {one['kind']}" for one in wrong]
-    lines.append(f"{result['faults']:,} counter-examples" if wrong else "every record is accounted for")
-    options.show({"workload": definition.name} | result, as_json, "\n".join(lines))
-    if wrong:
+    options.show({"workload": definition.name} | result, as_json, "\n".join(_lines(result)))
+    if result["counterexamples"]:
         raise typer.Exit(1)
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    """What was counted, what is gone, what is wrong, and the verdict."""
+    gone, wrong = result["gone"], result["counterexamples"]
+    counted = {name: found for name, found in result.items() if isinstance(found, dict) and found is not gone}
+    lines = [f"{name:<10} " + ", ".join(f"{n:,} {what}" for what, n in of.items()) for name, of in counted.items()]
+    for topic, one in gone.items():
+        known, n = one.get("known", one["records"]), one.get("unaccounted")
+        rest = "; nothing can be said of the rest" * (known < one["records"])
+        rest = f"; {n:,} were neither, or have the id of another record" if n else rest
+        ended = "learned" if topic.endswith(".outcomes") else "decided"
+        told = f", of which {known:,} are known to have been {ended} or dead{rest}" if "known" in one else ""
+        lines.append(f"{one['records']:,} records of {topic} are gone (retention){told}")
+    lines += [f"{one['topic']} {one['partition']}:{one['offset']}, id {one['id']}: {one['kind']}" for one in wrong]
+    partly = any("known" in one for one in gone.values()) or any(of.get("untold") for of in counted.values())
+    verdict = "nothing is wrong in what is left" if partly else "every record is accounted for"
+    return [*lines, f"{result['faults']:,} counter-examples" if wrong else verdict]

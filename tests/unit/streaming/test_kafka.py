@@ -2,12 +2,14 @@
 
 import ctypes
 import importlib.util
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from schemas.errors import Unavailable
 from streaming import kafka
 
 PRODUCE, NOT_LEADER = 0, 6
@@ -100,3 +102,26 @@ def test_a_reader_that_stands_still_is_replaced(cluster: Mock, monkeypatch: pyte
     found = [r.value for batch in kafka.records(cluster.brokers, "still") for r in batch]
     assert found == [b"%d" % i for i in range(9)]
     assert len(made) == 2
+
+
+@pytest.mark.timeout(60)
+def test_a_reader_gives_up_a_broker_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails, who reads to an end waits for ever, and says nothing, once the broker has died; or gives up one
+    that answers, but has nothing yet."""
+    monkeypatch.setattr(kafka, "SILENT", 0.5)
+    mock = Mock()
+    with kafka.Producer(mock.brokers) as producer:
+        producer.publish("gone", [(b"k", b"v", ())])
+
+    def publish() -> None:
+        with kafka.Producer(mock.brokers) as producer:
+            producer.publish("gone", [(b"k", b"w", ())])
+
+    later = threading.Timer(1.5 * kafka.MUTE * kafka.SILENT, publish)
+    later.start()
+    batches = kafka.records(mock.brokers, "gone", until={0: 3})
+    assert [r.value for _ in range(2) for r in next(batches)] == [b"v", b"w"]
+    later.join()
+    mock.close()
+    with pytest.raises(Unavailable, match=r"reading gone: no broker answered for 3 s"):
+        next(batches)

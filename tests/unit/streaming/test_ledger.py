@@ -1,7 +1,7 @@
 """The ledger: whatever is lost, said twice, or about nothing is found with its coordinates; what is right is not."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from models.exploration import by_chance, exploration
 from schemas.topics import Topics
+from streaming.commands.ledger import _lines
 from streaming.kafka import Record
 from streaming.learning import learning
 from streaming.ledger import LOST, UNTAUGHT, Ledger, together
@@ -72,15 +73,20 @@ def good() -> dict[str, list[Record]]:
     }  # fmt: skip
 
 
-def ledgers(topics: dict[str, list[Record]], parts: int = 1, **options: object) -> list[Ledger]:
-    """Closed accounts of these topics."""
+def ledgers(
+    topics: dict[str, list[Record]], parts: int = 1, begins: Mapping[str, int] | None = None, **options: object
+) -> list[Ledger]:
+    """Closed accounts of these topics, whose records before `begins` are gone."""
     made = []
     for part in range(parts):
         given = {"learning": RULE, "actions": ACTIONS} | options
         ledger = Ledger(TOPICS, part=part, parts=parts, **given)  # type: ignore[arg-type]
         for topic, batch in topics.items():
+            first = (begins or {}).get(topic, 0)
             for record in batch:
-                ledger.take(topic, [record])
+                if record.offset >= first:
+                    ledger.take(topic, [record])
+            ledger.began(topic, {0: first})
         ledger.account()
         made.append(ledger)
     return made
@@ -153,10 +159,10 @@ def test_what_a_job_has_still_to_do_is_no_fault() -> None:
     ledger.take(TOPICS.examples, records([example("c", DAY, 4 * DAY)]), later=True)
     assert ledger.account(), ledger.wrong
     topics = good()
-    topics[TOPICS.events] = topics[TOPICS.events][1:]  # retention
     topics[TOPICS.decisions] = topics[TOPICS.decisions][:2]
-    (ledger,) = ledgers(topics, actions=("quiet", "alarm"), learning=None)
+    (ledger,) = ledgers(topics, begins={TOPICS.events: 1}, actions=("quiet", "alarm"), learning=None)
     assert ledger.wrong == []
+    assert ledger.gone == {TOPICS.events: {"records": 1, "known": 0}}  # of the other it cannot be told
     assert ledger.counts["events"]["quiet"] == 2
 
 
@@ -240,3 +246,168 @@ def test_every_event_ends_once(given: list[tuple[str, str]], data: st.DataObject
     assert counts["records"] == len(given) == sum(counts.values()) - counts["records"]
     assert (counts["decided"], counts["lost"]) == (len(decided), len(living) - len(decided))
     assert {one.kind for one in ledger.wrong} == ({LOST} if counts["lost"] else set())
+
+
+HUGE = 99999999999999999999999
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_what_is_foreign_breaks_nothing(parts: int) -> None:
+    """One record of a stranger, or a time no computer holds, ends the ledger with a traceback for ever."""
+    topics = good()
+    added(TOPICS.events, event("huge", HUGE))(topics)
+    added(TOPICS.outcomes, outcome("a", -HUGE))(topics)
+    topics[TOPICS.deadletters] += dead((TOPICS.events, 9), (TOPICS.outcomes, 9))
+    junk = b"junk", b"\xff", b"[" * 100_000, b'{"kind": "evaluation", "detail": {}}', deployed(1.0, False, HUGE)
+    topics[TOPICS.signals] += records(junk)
+    place = (("partition", b"0"), ("offset", b"1"))
+    topic = ("topic", TOPICS.events.encode())
+    topics[TOPICS.deadletters] += records(
+        [b"junk"] * 6,
+        [
+            (), place, (("topic", b"other"), *place), (topic, ("partition", b"one"), ("offset", b"1")),
+            (topic, ("partition", b"0"), ("offset", b"%d" % HUGE)), (("topic", b"\xff"), *place),
+        ],
+    )  # fmt: skip
+    made = ledgers(topics, parts)
+    assert [one.wrong for one in made] == [[]] * parts
+    counts = together([one.counts for one in made])
+    assert (counts["signals"], counts["deadletters"]) == ({"foreign": 5}, {"foreign": 6})
+    assert (counts["events"]["dead"], counts["outcomes"]["dead"]) == (2, 2)
+    topics[TOPICS.deadletters] = dead((TOPICS.events, 2), (TOPICS.outcomes, 1))
+    found = [(one.kind, one.topic, one.offset) for part in ledgers(topics, parts) for one in part.wrong]
+    unread = "cannot be read and is no dead letter"
+    assert sorted(found) == [(unread, TOPICS.events, 9), (unread, TOPICS.outcomes, 9)]
+
+
+WRITTEN = {
+    TOPICS.signals: (180,), TOPICS.deadletters: (25, 26, 115), TOPICS.decisions: (5, 15, 35, 45, 55),
+    TOPICS.examples: (105, 106, 107, 175), TOPICS.events: (0, 10, 20, 30, 40, 50),
+    TOPICS.outcomes: tuple(range(100, 190, 10)),
+}  # fmt: skip
+"""When the records of `good` were written: each after those that it is about."""
+
+
+def written(topics: dict[str, list[Record]]) -> dict[str, list[Record]]:
+    """`good` topics with times of records, all of them later than the events' own, and an event again at last."""
+    times = WRITTEN | {TOPICS.events: (*WRITTEN[TOPICS.events], 190)}
+    topics[TOPICS.events] = [*topics[TOPICS.events], Record(0, 6, 0, None, event("b"), ())]
+    return {t: [r._replace(timestamp=DAY + times[t][r.offset]) for r in batch] for t, batch in topics.items()}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.fixed_dictionaries({topic: st.integers(0, len(times)) for topic, times in WRITTEN.items()}))
+def test_retention_accuses_nobody(begins: dict[str, int]) -> None:
+    """When Kafka has deleted the oldest records of some topics, what hung on them counts as lost, or as nothing."""
+    (ledger,) = ledgers(written(good()), begins=begins)
+    assert ledger.wrong == []
+    assert {topic: one["records"] for topic, one in ledger.gone.items()} == {t: n for t, n in begins.items() if n}
+    for name, total in ("events", 7), ("outcomes", 9):
+        counts = ledger.counts[name]
+        assert counts["records"] == total - begins[f"small.{name}"] == sum(counts.values()) - counts["records"]
+        gone = ledger.gone.get(f"small.{name}", {})
+        assert gone.get("known", 0) <= gone.get("records", 0)
+        if "unaccounted" in gone:  # repeats of what is left, or nothing
+            assert gone["unaccounted"] <= {0: 0, 1: 1, 2: 2, 3: 2, 4: 2, 5: 2, 6: 2}[gone["records"]]
+
+
+def test_what_is_gone_is_told() -> None:
+    """Events that retention took before they were decided pass for accounted for; or what became of others is not
+    known."""
+    topics = written(good())
+    (ledger,) = ledgers(topics, begins={TOPICS.events: 5})
+    assert ledger.gone == {TOPICS.events: {"records": 5, "known": 3, "unaccounted": 2}}  # b, left, is a duplicate
+    assert ledger.counts["decisions"]["of events that are gone"] == 2
+    made = ledgers(topics, 3, {TOPICS.events: 5})
+    assert together([one.gone for one in made]) == ledger.gone
+    (ledger,) = ledgers(topics, begins={TOPICS.events: 5, TOPICS.deadletters: 1})
+    assert ledger.gone[TOPICS.events] == {"records": 5, "known": 3}
+    topics[TOPICS.decisions] = topics[TOPICS.decisions][-1:]
+    ledger = Ledger(TOPICS, RULE, ACTIONS)
+    ledger.take(TOPICS.decisions, topics[TOPICS.decisions])
+    ledger.take(TOPICS.events, topics[TOPICS.events][5:6])
+    ledger.began(TOPICS.events, {0: 5})
+    ledger.take(TOPICS.decisions, records([event("new")]), later=True)  # about one that is gone, or came since
+    assert ledger.account()
+    assert ledger.gone == {TOPICS.events: {"records": 5, "known": 0, "unaccounted": 4}}
+    ledger.began(TOPICS.events, {0: 6})  # one of those was taken by retention after it was read
+    ledger.account()
+    assert ledger.gone[TOPICS.events]["records"] == 5
+    (ledger,) = ledgers(written(good()), begins={TOPICS.outcomes: 8})
+    assert ledger.gone == {TOPICS.outcomes: {"records": 8, "known": 3}}
+
+
+def test_what_is_certain_is_a_fault_also_where_something_is_gone() -> None:
+    """Once retention has begun nothing is found any more; or a duplicate of what is gone counts as lost."""
+    topics = written(good())
+    topics[TOPICS.decisions] = [r for r in topics[TOPICS.decisions] if r.offset not in (3, 4)]  # of c and d
+    begins = {TOPICS.decisions: 2}  # left is what was written from 35 on
+    (ledger,) = ledgers(topics, begins=begins)
+    found = {(one.kind, one.offset) for one in ledger.wrong if one.topic == TOPICS.events}
+    assert found == {(LOST, 4), (LOST, 5)}
+    assert ledger.counts["events"] == {
+        "records": 7, "decided": 1, "dead": 1, "duplicates": 2, "lost": 2, "untold": 1,
+    }  # fmt: skip
+    begins[TOPICS.events] = 2  # by now they may repeat events that are gone …
+    (ledger,) = ledgers(topics, begins=begins)
+    assert [one for one in ledger.wrong if one.topic == TOPICS.events] == []
+    for offset, id in (4, "c"), (5, "d"):  # … but for what happened long after those were written
+        topics[TOPICS.events][offset] = topics[TOPICS.events][offset]._replace(value=event(id, DAY + 400_000))
+    (ledger,) = ledgers(topics, begins=begins)
+    assert {one.offset for one in ledger.wrong if one.topic == TOPICS.events} == {4, 5}
+    (ledger,) = ledgers(topics, begins=begins, skew=500_000)
+    assert [one for one in ledger.wrong if one.topic == TOPICS.events] == []
+    foreign = written(good())
+    foreign[TOPICS.decisions].append(Record(0, 9, DAY, None, b"junk", ()))
+    (ledger,) = ledgers(foreign, begins={TOPICS.events: 2})
+    assert [(one.topic, one.offset) for one in ledger.wrong] == [(TOPICS.decisions, 9)]
+    lost = written(good())
+    lost[TOPICS.deadletters] = lost[TOPICS.deadletters][:2]
+    lost[TOPICS.examples] = [r for r in lost[TOPICS.examples] if r.offset >= 2]
+    (ledger,) = ledgers(lost, begins={TOPICS.deadletters: 1, TOPICS.decisions: 1})
+    assert {(one.topic, one.offset) for one in ledger.wrong} == {(TOPICS.outcomes, offset) for offset in (0, 1, 2)}
+
+
+def test_how_decisions_waited_may_be_gone() -> None:
+    """Outcomes of decisions that never waited count as lost once the signal, or the decision, that says so is gone."""
+    explores = exploration(share=0.1, action="review", salt="s")
+    rule = learning(horizon="10d", presume=False, exploration=explores)
+    topics = {
+        TOPICS.signals: records([deployed(None, False, 0), deployed(1.0, True, 1)]),
+        TOPICS.decisions: records([decision("a", "approve"), decision("b", "decline"), decision("c", "approve")]),
+        TOPICS.examples: records([example("c", DAY, 3 * DAY)]),
+        TOPICS.events: records(map(event, "abc")),
+        TOPICS.outcomes: records([outcome("a", 2 * DAY), outcome("b", 2 * DAY), outcome("c", 3 * DAY)]),
+    }
+    (ledger,) = ledgers(topics, learning=rule)
+    assert (ledger.wrong, ledger.counts["outcomes"]["unsampled"]) == ([], 2)
+    for begins, untold in ({TOPICS.signals: 1}, 1), ({TOPICS.decisions: 2}, 2), ({TOPICS.deadletters: 1}, 0):
+        topics[TOPICS.deadletters] = []
+        order = dict(sorted(topics.items(), key=lambda one: list(WRITTEN).index(one[0])))
+        (ledger,) = ledgers(order, begins=begins, learning=rule)
+        assert ledger.wrong == []
+        assert ledger.counts["outcomes"]["untold"] == untold
+
+
+def test_the_verdict_says_what_it_is_of() -> None:
+    """`every record is accounted for` is said of topics whose oldest records are gone, or never said again."""
+    counts = {"records": 5, "decided": 5}
+    good: dict[str, object] = {"events": counts, "gone": {}, "faults": 0, "counterexamples": []}
+    assert _lines(good)[-1] == "every record is accounted for"
+    assert _lines(good | {"gone": {TOPICS.decisions: {"records": 9}}})[1:] == [
+        "9 records of small.decisions are gone (retention)", "every record is accounted for",
+    ]  # fmt: skip
+    untold = good | {"events": counts | {"untold": 1}, "gone": {TOPICS.decisions: {"records": 9}}}
+    assert _lines(untold)[-1] == "nothing is wrong in what is left"
+    lost = {TOPICS.events: {"records": 1500, "known": 50, "unaccounted": 1450}}
+    assert _lines(good | {"gone": lost})[1:] == [
+        "1,500 records of small.events are gone (retention), of which 50 are known to have been decided or dead; "
+        "1,450 were neither, or have the id of another record", "nothing is wrong in what is left",
+    ]  # fmt: skip
+    assert _lines(good | {"gone": {TOPICS.outcomes: {"records": 9, "known": 2}}})[1] == (
+        "9 records of small.outcomes are gone (retention), of which 2 are known to have been learned or dead; "
+        "nothing can be said of the rest"
+    )
+    assert _lines(good | {"gone": {TOPICS.outcomes: {"records": 2, "known": 2}}})[1].endswith(" or dead")
+    wrong = {"topic": TOPICS.events, "partition": 0, "offset": 1, "id": "a", "kind": LOST}
+    assert _lines(good | {"faults": 1, "counterexamples": [wrong]})[-1] == "1 counter-examples"
