@@ -152,10 +152,12 @@ def running(address: str, name: str) -> flink.Running | None:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A job that runs: its id, and the savepoint or checkpoint that it went on from."""
+    """A job that runs: its id, the savepoint or checkpoint that it went on from, and how many records, by topic, were
+    deleted that came after the last stop: nobody read them."""
 
     id: str
     savepoint: str | None
+    unread: Mapping[str, int]
 
 
 def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool = False) -> Deployed:
@@ -175,6 +177,7 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
     if fresh:
         _remember(settings, deployment.name, None)
     savepoint, before = newest(deployment.name, settings), overrides(deployment.name, settings)
+    unread = _unread(deployment.topics, stack.kafka, settings) if savepoint else {}
     _complete(savepoint, _record(settings, f"{deployment.name}.from"))
     _tell(deployment, stack.kafka)  # before it can be interrupted
     try:
@@ -195,7 +198,19 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
         with suppress(MillraceError):  # the reason why it does not run is the one to tell
             flink.cancel(stack.flink, id)
         raise
-    return Deployed(id, savepoint)
+    _record(settings, f"{deployment.name}.ends").unlink(missing_ok=True)
+    return Deployed(id, savepoint, unread)
+
+
+def _unread(topics: Topics, brokers: str, settings: Settings) -> dict[str, int]:
+    """How many records, by topic, are gone that came after the last stop."""
+    path = _record(settings, f"{topics.name}.ends")
+    ends = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[int, int]]) if path.exists() else {}
+    unread = {}
+    for topic, end in ends.items():
+        begin = kafka.start_offsets(brokers, topic)
+        unread[topic] = sum(max(0, begin.get(partition, 0) - offset) for partition, offset in end.items())
+    return {topic: count for topic, count in unread.items() if count}
 
 
 def _tell(deployment: Deployment, brokers: str) -> None:
@@ -278,6 +293,10 @@ def stop(name: str, stack: Stack, settings: Settings, folder: str | None = None)
         way = f"`millrace stop {name} --cancel` ends it without one; the next deploy goes on from its last checkpoint"
         raise type(error)(f"{error}; {way}") from error
     _remember(settings, name, savepoint)
+    topics = Topics(name)
+    with suppress(MillraceError):  # no Kafka, which may be why it is stopped: then nobody knows
+        ends = {topic: kafka.end_offsets(stack.kafka, topic) for topic in (topics.events, topics.outcomes)}
+        _note(_record(settings, f"{name}.ends"), msgspec.json.encode(ends).decode())
     return savepoint
 
 

@@ -110,11 +110,16 @@ def deploy_command(
     except MillraceError:
         jobs.expect(deployment.name, settings, known)
         raise
-    result = {"job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink}
+    result = {
+        "job": deployed.id, "name": deployment.name, "savepoint": deployed.savepoint, "flink": services_.flink,
+        "unread": deployed.unread,
+    }  # fmt: skip
     origin = f"from savepoint {deployed.savepoint}" if deployed.savepoint else "from the oldest event"
     text = f"{deployment.name} runs {origin}; job {deployed.id}, {services_.flink}\n"
     if deployed.savepoint and before is not None and before != now:
         text += f"it ran with {jobs.as_options(before)}, and now with {jobs.as_options(now)}\n"
+    for topic, count in deployed.unread.items():
+        text += f"{count:,} records of {topic} were deleted (retention) before any job read them\n"
     text += _decides(deployment, settings)
     text += f"Next: millrace publish {workload} --events FILE, millrace tail {workload}"
     options.show(result, as_json, text)

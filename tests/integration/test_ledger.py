@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from models.policy import DIGITS
 from schemas.topics import Topics
-from streaming import kafka
+from streaming import jobs, kafka
 from streaming.commands import options
 from streaming.commands.explain import again, find
 from streaming.commands.ledger import Books
@@ -82,6 +82,11 @@ def test_every_record_is_accounted_for(world: Make) -> None:
     assert set(found["gone"]) == set(cut)
     assert found["gone"][job.topics.events]["records"] == n + 4 - 100
     assert found["learned"] > found["examples"]["ids"]
+
+    assert jobs._unread(job.topics, job.services.kafka, job.settings) == {}
+    send(job, job.topics.events, *[b"after the stop"] * 9)  # and `late` was
+    truncate(job, job.topics.events, 4)
+    assert jobs._unread(job.topics, job.services.kafka, job.settings) == {job.topics.events: 6}, "deploy says so"
 
 
 def test_events_that_were_gone_before_they_were_decided(world: Make) -> None:
