@@ -36,11 +36,14 @@ class Arrivals:
         """Whether each record at `index` i64[k], whose value is not null, stands under the key of its own in `keys`."""
         return under_own_keys(self._bytes, self._start[index], self.values.bounds[index, 0], *join(keys))
 
+    def key(self, index: int) -> bytes | None:
+        """The key of a record."""
+        start, length = int(self._start[index]), int(self._head[index]["key"])
+        return self.values.buffer[start : start + length] if length >= 0 else None
+
     def deadletter(self, workload: str, letter: DeadLetter) -> bytes:
         """The record that `letter` is about, as it came, with reason and coordinates as headers."""
-        head = self._head[letter.index]
-        start = int(self._start[letter.index])
-        key = self.values.buffer[start : start + int(head["key"])] if head["key"] >= 0 else None
+        head, key = self._head[letter.index], self.key(letter.index)
         headers = {
             "workload": workload, "reason": letter.kind, "detail": letter.detail, "topic": self._topic,
             "partition": head["partition"], "offset": head["offset"], "timestamp": head["timestamp"],

@@ -138,7 +138,7 @@ def _learning(compiled: Plan, topics: Topics, spec: Callable[[int], str]) -> lis
     counted = Port(compiled.stages[-1].entity, Key("row"), frames.LESSON)
     return [
         flink.Stage(
-            EXAMPLES, spec(resident.EXAMPLES), served, outcomes, ttl_ms=state_ttl(compiled), wait_ms=horizon,
+            EXAMPLES, spec(resident.EXAMPLES), served, outcomes, hold=True, ttl_ms=state_ttl(compiled), wait_ms=horizon,
             pace_ms=PACE,
         ),
         flink.Stage(LEARN, spec(resident.LEARN), taught, counted, pace_ms=PACE, asked=True, parallelism=1),

@@ -34,7 +34,7 @@ class Lessons:
         self._seen: set[str] = set()
         self._pending: dict[str, Pending] = {}
         self._expiring: list[tuple[int, str]] = []
-        self._early: dict[str, Truth] = {}
+        self._early: dict[str, list[Truth]] = {}  # as they became known
         self._ready: dict[str, Lesson] = {}
 
     def served(self, events: Events, decided: Decided) -> None:
@@ -48,7 +48,8 @@ class Lessons:
                 continue
             self._seen.add(id)
             waiting = keys[i], at[i], weight[i], decided.versions, scores[i], row
-            early = self._early.pop(id, None) if self._early else None
+            told = self._early.pop(id, None) if self._early else None
+            early = min(reversed(told), key=lambda truth: max(truth.at, at[i])) if told else None
             if early is not None and early.at <= at[i] + self._horizon:
                 self._tell(waiting, early)
             else:
@@ -67,7 +68,7 @@ class Lessons:
             elif ready is not None and truth.at <= ready.known:
                 self._ready[truth.event] = ready._replace(label=truth.label, source=truth.source)
             elif truth.event not in self._seen:
-                self._early[truth.event] = truth  # the event is yet to come, or none that waits
+                self._early.setdefault(truth.event, []).append(truth)  # the event is yet to come, or none that waits
         self._expire(at)
         found = [lesson for lesson in self._ready.values() if lesson.known < at]
         for lesson in found:

@@ -202,6 +202,10 @@ class JoinOperator(_Operator):
         arrivals = Arrivals(request, bounds[0], self._topics.events)
         # The first feature stage reports its dead letters; of another definition, those were never decided.
         events, _ = intake(arrivals.values, arrivals.arrived)
+        keys = events.entities[0]
+        if intake is self._intake and not arrivals.under(keys, events.index):  # as it was for that stage
+            own = [arrivals.key(i) in (None, key.encode()) for i, key in zip(events.index.tolist(), keys, strict=True)]
+            events = events.take(np.array(own, np.bool_))
         of = slots[events.index].tolist()
         for slot, (start, end) in zip(of, bounds.T[events.index].tolist(), strict=True):
             records.setdefault(slot, request.buffer[start:end])

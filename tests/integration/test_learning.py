@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 from collections import Counter
@@ -111,6 +112,44 @@ def test_loop_with_kills(world: Make) -> None:
     assert reported is not None
     of = reported["evaluation"]["lineages"]["fraud"]
     assert of["labels"] <= of["served"] <= len(data.events) + 100
+
+
+CLICKS = """
+from models import linear, thresholds
+from operators import by, count
+from schemas.fraud import FraudOutcome, Transaction
+from streaming.learning import learning
+from streaming.workload import Workload
+clicks = Workload(
+    name="clicks", event=Transaction, outcome=FraudOutcome, features=(by("card", count("1h")),), ttl="1d",
+    model=linear("clicks", {"amount": 0.01}), policy=thresholds(review=0.5, degraded="review"),
+    learning=learning(horizon="30m", presume=False, share=1.0),
+)
+"""
+
+
+def test_a_backfill_presumes_nothing_that_is_known(world: Make) -> None:
+    """If this fails, decisions of a backfill are presumed though their outcomes, of which there are many, are there."""
+    chance, events, outcomes, at = random.Random(1), [], [], 0
+    for i in range(12_000):
+        at += chance.randrange(1, 4_000)
+        events.append({"id": f"e{i}", "at": at, "card": f"c{i % 300}", "terminal": "t", "amount": 5.0})
+        known = {"event": f"e{i}", "at": at + chance.randrange(60_000, 1_500_000), "label": True, "source": "s" * 100}
+        outcomes += [known] * 3
+    later = [events[0] | {"id": f"t{i}", "at": at + DAY + i * 60_000} for i in range(99)]
+    job = world(reference=Reference("clicks.py", CLICKS))
+    told = sorted(outcomes, key=lambda outcome: float(str(outcome["at"])))
+    job.publish(*([json.dumps(one).encode() for one in many] for many in ([*events, *later], told)))
+    job.deploy()
+    found: dict[str, tuple[bool, bool]] = {}
+
+    def learned() -> bool:
+        examples = map(json.loads, job.everything(job.topics.examples))
+        found.update({one["event"]: (one["label"], one["presumed"]) for one in examples if one["event"][0] == "e"})
+        return len(found) == len(events)
+
+    wait(learned, 60, "every example")
+    assert Counter(found.values()) == {(True, False): len(events)}
 
 
 def learner(job: World) -> int:

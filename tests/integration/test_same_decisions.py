@@ -10,9 +10,12 @@ import pytest
 from confluent_kafka import Producer as Client
 
 from streaming import stack
+from streaming.plan import plan
+from streaming.replay import Replay
 from streaming.settings import Settings
 from streaming.simulator import Spec
 from streaming.stack import Stack
+from streaming.workloads import resolve
 from tests.world import FRAUD, Data, World, replayed, wait
 
 pytestmark = pytest.mark.services
@@ -94,6 +97,24 @@ def test_a_late_event_behind_a_stop(world: Make, data: Data) -> None:
     producer.commit_transaction()
     job.deploy()
     job.finish(replayed(FRAUD, values, data.outcomes[:1]))
+
+
+def test_ids_that_keys_share_and_long_numbers(world: Make, data: Data) -> None:
+    """If this fails, a label goes to another key's event of the same id, whichever is read first, or a number that
+    nobody reads takes its event the label."""
+    values = [json.loads(event) for event in data.events]
+    for i in range(500, len(values), 100):
+        values[i]["id"] = values[i - 450]["id"]
+    digits = b'{"note":' + b"1" * 1500 + b","
+    events = [json.dumps(value).encode() for value in values]
+    events[::7] = [digits + event[1:] for event in events[::7]]
+    steps = Replay(plan(resolve(FRAUD)), time.time_ns() // 1_000_000).run(events, data.outcomes)
+    expected = sorted(value for step in steps for value in step.decided.values if value is not None)
+    job = world(partitions=3)
+    job.publish(events, data.outcomes)
+    job.deploy()
+    job.reach(len(expected))
+    assert sorted(job.everything()) == expected
 
 
 def test_fewer_partitions_than_tasks(world: Make, data: Data) -> None:

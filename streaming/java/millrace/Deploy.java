@@ -212,8 +212,9 @@ public final class Deploy {
     if (isTimed && (stage.side() == null || timed.contains(stage.side().source()))) {
       timed.add(stage.uid());
     }
-    // A key of a topic is in one partition: where no side tells it anything, nothing depends on other partitions.
-    return isMixed && isTimed && (main.tag() != null || stage.hold());
+    // The key of a record is in one partition: where no side tells it anything, nothing depends on other partitions. One
+    // that is read from the record, as an id, may be in several.
+    return isMixed && isTimed && (main.tag() != null || stage.hold() || main.key().kind().equals("json"));
   }
 
   /** What `port` of a stage reads; where it waits for its turn anyway, it need not be woken for each record. */

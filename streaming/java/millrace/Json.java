@@ -5,6 +5,7 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonFactory;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonFactoryBuilder;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonParser;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
+import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.StreamReadConstraints;
 
 /**
  * Reads one top-level field of a JSON object. Whatever cannot be read is absent: it is Python that decodes a record,
@@ -15,9 +16,16 @@ final class Json {
       new JsonFactoryBuilder()
           .disable(JsonFactory.Feature.INTERN_FIELD_NAMES)
           .disable(JsonFactory.Feature.FAIL_ON_SYMBOL_HASH_OVERFLOW)
+          .streamReadConstraints(anything())
           .build();
 
   private Json() {}
+
+  /** Numbers of any length, as the decoder in Python takes them. */
+  private static StreamReadConstraints anything() {
+    int most = Integer.MAX_VALUE;
+    return StreamReadConstraints.builder().maxNumberLength(most).maxNestingDepth(most).maxStringLength(most).build();
+  }
 
   /** A text field, null where there is none. */
   static String text(byte[] value, String field) {

@@ -92,10 +92,11 @@ final class Order {
 
   /** A main record of this event time comes next: first what had to be known before it. */
   private void tell(long at) throws Exception {
-    clock = Math.max(clock, at);
-    while (!side.isEmpty() && side.at() < clock) {
+    long reached = Math.max(clock, at);
+    while (!side.isEmpty() && side.at() < reached) {
       side.release(Frames.SIDE, next);
     }
+    clock = reached; // timers go by it: none is due before what was to be known by then has come
   }
 
   /** The watermark to forward where that of the inputs is `mark`: what waits here is still to come. */

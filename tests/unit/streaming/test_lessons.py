@@ -124,6 +124,16 @@ def test_a_replay_joins_as_a_cluster(
     assert all((lesson.row[0], lesson.weight) == (float(lesson.id), 1.0) for lesson in found)
 
 
+def test_a_late_event_learns_what_was_known_first() -> None:
+    """If this fails, a replay learns the newest of several outcomes of a late event, and a cluster another."""
+    events, outcomes = [("1", 5), ("3", 60), ("2", 30)], [Truth("2", 40, True, ""), Truth("2", 50, False, "")]
+    found = {lesson.id: (lesson.known, lesson.label) for lesson in replayed(PLANS[None], events, outcomes, [1, 1])}
+    assert found == {"2": (40, True)}
+    both = [Truth("2", 10, True, ""), Truth("2", 20, False, ""), *outcomes]  # before the event, the newest counts
+    found = {lesson.id: (lesson.known, lesson.label) for lesson in replayed(PLANS[None], events, both, [1, 1])}
+    assert found == {"2": (30, False)}
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(numbers, st.integers(0, 60)), max_size=14),

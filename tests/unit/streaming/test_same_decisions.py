@@ -105,7 +105,8 @@ def through_operators(events: list[bytes], outcomes: list[bytes], chance: random
     merged = [(json.loads(v)["at"], 0, json.loads(v)["id"], v) for v in events]
     merged += [(json.loads(v)["at"], 1, json.loads(v)["event"], v) for v in outcomes]
     merged.sort(key=lambda item: item[0])
-    labels = join.run([(port, id.encode(), source(v, id.encode(), 0)) for _, port, id, v in merged])
+    keys = [json.loads(v).get("card", id).encode() for _, _, id, v in merged]
+    labels = join.run([(m[1], m[2].encode(), source(m[3], key, 0)) for m, key in zip(merged, keys, strict=True)])
     told = {tag: [(frames.SIDE, *keyed(frame)) for t, frame in labels if t == tag] for tag in (0, 1)}
     by_card = [(frames.MAIN, json.loads(v)["card"].encode(), v) for v in events]
     arrivals = [(port, key, source(v, key, i)) for i, (port, key, v) in enumerate(by_card)]
@@ -172,8 +173,11 @@ def test_labels_that_wait_while_their_definition_changes() -> None:
         )
         assert isinstance(join, JoinOperator)
         assert isinstance(new, FeatureOperator)
-        records = [(port, b"e1", source(value, b"e1", port)) for port, value in enumerate(values[:2])]
-        ((_, label),) = Operator(join, chance).run(records)
+        wrong, right = (
+            [(port, b"e1", source(value, key, port)) for port, value in enumerate(values[:2])] for key in (b"d", b"c")
+        )
+        assert Operator(join, chance).run(wrong) == [], "an event under another key is a dead letter, and tells nothing"
+        ((_, label),) = Operator(join, chance).run(right)
         new.restore(old.snapshot(b""))
         told = [(frames.SIDE, *keyed(label)), (frames.MAIN, b"c", source(values[2], b"c", 2))]
         ((tag, decision),) = Operator(new, chance).run(told)
@@ -212,8 +216,8 @@ def test_events_that_wait_while_their_definition_changes() -> None:
         assert isinstance(new, JoinOperator)
         for again in (1, 2):  # the record as it came, and as Python leaves what came twice
             first = Operator(old, chance)
-            assert not first.run([(frames.MAIN, b"e1", source(value, b"e1", 0))] * again)
-            assert not first.run([(frames.MAIN, b"e2", source(poor, b"e2", 1))])
+            assert not first.run([(frames.MAIN, b"e1", source(value, b"c", 0))] * again)
+            assert not first.run([(frames.MAIN, b"e2", source(poor, b"c", 1))])
             new.restore(old.snapshot(b""))
             later = Operator(new, chance)
             later.take(first)
