@@ -291,17 +291,16 @@ class LearnOperator:
         found = self._registry.aliases(self._name)
         if found.revision == self._revision:
             return []
-        chosen = self._revision < 0 or any(
-            change.revision > self._revision and change.by != BY and change.action in ("promoted", "rolled back")
-            for change in self._registry.history(self._name)
-        )
+        moves = [one for one in self._registry.history(self._name) if one.action in ("promoted", "rolled back")]
+        chosen = self._revision < 0 or any(one.revision > self._revision and one.by != BY for one in moves)
+        by = "registry" if moves and moves[-1].by == BY else "hand"  # it was itself, before a crash or a new start
         self._revision = found.revision
         new = chosen or found.frozen  # what is frozen is frozen, whoever made it champion
         champion = (found.champion or self._own) if new else None
         if not self._checked and not self._fits(champion or self._teacher.lineup.champion):
             champion, chosen = self._own, True
         self._checked = True
-        told = self._teacher.follow(champion, found.frozen, found.at, chosen)
+        told = self._teacher.follow(champion, found.frozen, found.at, chosen, by)
         return told + self._teacher.challenge(found.challengers, found.at)
 
     def _fits(self, version: str) -> bool:

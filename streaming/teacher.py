@@ -157,9 +157,10 @@ class Teacher:
         serving = {self.lineup.champion, *self.lineup.challengers}
         self.artifacts = {version: a for version, a in self.artifacts.items() if version in serving}
 
-    def follow(self, champion: str | None, frozen: bool, now: int, chosen: bool = True) -> list[Signal]:
-        """Do what people decided: `champion` (None: no change), and whether verdicts are forbidden. Where they have not
-        `chosen` it, but learning before a crash, a newer version of the champion is one."""
+    def follow(
+        self, champion: str | None, frozen: bool, now: int, chosen: bool = True, by: str = "hand"
+    ) -> list[Signal]:
+        """Do what people decided: `champion` (None: no change), `frozen`: no verdicts; not `chosen`: learning did."""
         self.contest.frozen = frozen
         if champion is None or champion == self.lineup.champion:
             return []
@@ -173,7 +174,7 @@ class Teacher:
         self.retired = [version for version in self.retired if version != champion]
         self.contest.crown(name, now)
         self._changed()
-        return [self._signal("champion", now, version=champion, instead=instead, by="hand")]
+        return [self._signal("champion", now, version=champion, instead=instead, by=by)]
 
     def challenge(self, versions: Sequence[str], now: int) -> list[Signal]:
         """Let the challengers of the registry that nobody here made, but people, take part in the contest, as long as
@@ -325,11 +326,10 @@ class Teacher:
         state = _State(
             heavy=self._heavy, measured=self._measured(), contest=self.contest.snapshot(),
             workload=self._workload, own=self._own, root=self.lineages.root, inputs=self.inputs, newest=self._newest,
-            retired=self.retired, former=self.lineages.former,
-            apart=self.lineages.apart, counts=self.counts, names=tuple(self._names), revision=self._revision,
-            due=self._due, refit=self.refit_wanted, served=self._served,
+            retired=self.retired, former=self.lineages.former, apart=self.lineages.apart, counts=self.counts,
+            names=tuple(self._names), revision=self._revision, due=self._due, refit=self.refit_wanted,
             waiting=[lesson[:-1] for lesson in self._waiting],
-            rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, len(self._names)),
+            rows=np.array([lesson.row for lesson in self._waiting]).reshape(-1, len(self._names)), served=self._served,
         )  # fmt: skip
         return pack(state)
 

@@ -294,6 +294,11 @@ def test_what_people_decide_is_followed(registry: Registry, monkeypatch: pytest.
     (announced, *_), signals = teach(operator, [])
     assert signals == [("champion", {"version": learned, "instead": OWN.version, "by": "hand"})]
     assert serving(announced) == (learned, [OWN.version])
+    again, anew = opened(small(), Registry(registry.url)), Registry(registry.url + "-2")
+    assert [d["by"] for kind, d in teach(again, [])[1] if kind == "champion"] == ["hand"]
+    anew.register("small", registry.get("small", learned))
+    anew.promote("small", learned, by=loop.BY)
+    assert [d["by"] for kind, d in teach(opened(small(), anew), [])[1] if kind == "champion"] == ["registry"]
     registry.freeze("small", by="ann")
     assert teach(operator, rows(600, 2.0, first=24, seed=2)) == ([], [])
     assert registry.champion("small") == operator._teacher.lineup.champion == learned
