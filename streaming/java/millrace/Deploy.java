@@ -212,8 +212,8 @@ public final class Deploy {
     if (isTimed && (stage.side() == null || timed.contains(stage.side().source()))) {
       timed.add(stage.uid());
     }
-    // The key of a record is in one partition: where no side tells it anything, nothing depends on other partitions. One
-    // that is read from the record, as an id, may be in several.
+    // A record's key is in one partition: where no side tells it anything, nothing depends on other partitions.
+    // One that is read from the record, as an id, may be in several.
     return isMixed && isTimed && (main.tag() != null || stage.hold() || main.key().kind().equals("json"));
   }
 
