@@ -42,7 +42,7 @@ class ExampleJoin:
             return WAITING + _AT.pack(at) + served, at + self._horizon, "waiting"
         if state[:1] != EARLY:
             return state, self.ends(state), "repeated"
-        known, label, source = min(reversed(_truths(state[1:])), key=lambda truth: _rank(truth[0], at))
+        known, label, source = min(reversed(_truths(state[1:])), key=lambda truth: rank(truth[0], at))
         if known > at + self._horizon:
             return WAITING + _AT.pack(at) + served, at + self._horizon, "too-late"
         return DUE + _AT.pack(at) + _told(known, label, source) + served, max(known, at), "early"
@@ -64,7 +64,7 @@ class ExampleJoin:
         served = 1 + _AT.size
         if kind == DUE:
             known, before, length = _TRUTH.unpack_from(state, served)
-            if _rank(at, origin) > _rank(known, origin):
+            if rank(at, origin) > rank(known, origin):
                 return state, max(known, origin), "repeated" if before == label else "too-late"
             served += _TRUTH.size + length
         state = DUE + _AT.pack(origin) + _told(at, label, text) + state[served:]
@@ -96,7 +96,7 @@ class ExampleJoin:
         return DONE + bytes([self._presume]), Due(served, at + self._horizon, self._presume, True, ""), "presumed"
 
 
-def _rank(at: int, origin: int) -> tuple[int, int]:
+def rank(at: int, origin: int) -> tuple[int, int]:
     """Which outcome of an event of `origin` counts: the least."""
     return max(at, origin), -at
 

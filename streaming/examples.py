@@ -24,8 +24,6 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 META = ("event", "at", "key", "label", "label_at")
 
-WEIGHTS = f"a number above 0, at most {HEAVIEST:g}: one over the share that was kept"
-
 Truth = Mapping[str, tuple[int, bool]]
 """Outcomes by event id: (known since, label)."""
 
@@ -193,7 +191,8 @@ def _read_lines(path: Path) -> Examples:
             found = tuple(example.features)
             raise DefinitionError(f"examples {path}:{number}: found features {found}, expected {names}")
         if not 0 < example.weight <= HEAVIEST:
-            raise DefinitionError(f"examples {path}:{number}: found weight {example.weight}, expected {WEIGHTS}")
+            expected = f"a number above 0, at most {HEAVIEST:g}: one over the share that was kept"
+            raise DefinitionError(f"examples {path}:{number}: found weight {example.weight}, expected {expected}")
     return Examples(
         names, [e.event for e in lines], [e.key for e in lines],
         np.array([e.at for e in lines], np.int64), np.array([e.label_at for e in lines], np.int64),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.exploration import Cap
+from operators.examples import rank
 from schemas.errors import ModelRejected
 from streaming.decider import Decided
 from streaming.engine import Events, Truth
@@ -49,7 +50,7 @@ class Lessons:
             self._seen.add(id)
             waiting = keys[i], at[i], weight[i], decided.versions, scores[i], row
             told = self._early.pop(id, None) if self._early else None
-            early = min(reversed(told), key=lambda truth: max(truth.at, at[i])) if told else None
+            early = min(reversed(told), key=lambda truth: rank(truth.at, at[i])) if told else None
             if early is not None and early.at <= at[i] + self._horizon:
                 self._tell(waiting, early)
             else:

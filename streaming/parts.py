@@ -13,6 +13,7 @@ import sysconfig
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,7 +149,7 @@ def kafka_healthy(address: str, identity: str) -> bool:
     """Whether a broker answers a metadata request."""
     from streaming import kafka as client
 
-    if not any(map(reachable, address.split(","))):
+    if not reachable(address):
         return False
     try:
         client.ping(address, seconds=2.0)
@@ -353,13 +354,13 @@ def taskmanager_healthy(address: str, identity: str) -> bool:
 
 
 def reachable(address: str, seconds: float = 1.0) -> bool:
-    """Whether something listens at the first of `host:port[,host:port]` or at a URL."""
-    parts = urlsplit(address if "://" in address else f"//{address.split(',')[0]}")
-    try:
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=seconds).close()
-    except OSError:
-        return False
-    return True
+    """Whether something listens at any of `host:port[,host:port]` or at a URL."""
+    for url in [address] if "://" in address else [f"//{one}" for one in address.split(",")]:
+        parts = urlsplit(url)
+        with suppress(OSError):
+            socket.create_connection((parts.hostname or "", parts.port or 0), timeout=seconds).close()
+            return True
+    return False
 
 
 def explanation(place: Place) -> str:

@@ -181,8 +181,8 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
     with _locked(settings.home):
         state = State(settings.home)
         names = _needed(settings)
-        for name in [n for n, e in state.entries.items() if n.startswith("taskmanager") and n not in names]:
-            if not state.entries[name].alive:  # of a time when there were more
+        for name, entry in [*state.entries.items()]:
+            if name.startswith("taskmanager") and name not in names and not entry.alive:  # there were more once
                 state.record(name, None)
         _assign_ports(state, names)
         given = _addresses(settings, state)
@@ -280,8 +280,8 @@ def status(settings: Settings) -> list[Part]:
 
 def stack(settings: Settings, needs: Collection[str] = tuple(KINDS)) -> Stack:
     """Addresses of the stack that is up; Unavailable names the parts that are not, of the kinds that it `needs`."""
-    found, all_ = status(settings), {*_needed(settings), *_elsewhere(settings)}
-    needed = [part for part in found if part.name in all_ and part.name.split("-")[0] in needs]
+    found, wanted = status(settings), {*_needed(settings), *_elsewhere(settings)}
+    needed = (part for part in found if part.name in wanted and part.name.split("-")[0] in needs)
     down_now = [part.name for part in needed if not part.healthy]
     if down_now:
         raise Unavailable(f"{', '.join(down_now)} in {settings.home} not up; run `millrace up`")
