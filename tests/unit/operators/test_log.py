@@ -143,6 +143,7 @@ def test_an_old_state_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """If this fails, a state expires while its key is in use."""
     log, both = Log(("amount",), 1000), np.array([0, 1], np.int32)
     log.resize(2)
+    log.begin(both)
     assert log.due(both).tolist() == [0, 1]
     assert log.due(both).tolist() == []
     monkeypatch.setattr(logs, "OLD", -1.0)
