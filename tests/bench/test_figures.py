@@ -26,6 +26,7 @@ from streaming.replay import Replay
 from streaming.simulator import BOOK_START, DAY, Spec, simulate
 from streaming.workloads import load
 from streaming.workloads.fraud import BOOK, STREAMING
+from tests.bench.book import book_fold, card_precision
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
@@ -141,10 +142,10 @@ def _fold(data: Examples, examples: Path, start: int, folder: Path) -> tuple[flo
     session = Session(load("fraud", {"model": str(folder)}).model)
     day = (data.at - BOOK_START) // DAY
     card = np.array([int(key[1:]) for key in data.key])
-    _, rows = metrics.book_fold(day, card, data.label, start)
+    _, rows = book_fold(day, card, data.label, start)
     label, score = data.label[rows], session.score(data.columns(session.artifact.features)[rows])
     return (
         metrics.average_precision(label, score),
         metrics.roc_auc(label, score),
-        metrics.card_precision(day[rows], card[rows], label, score),
+        card_precision(day[rows], card[rows], label, score),
     )

@@ -9,6 +9,7 @@ import pytest
 
 from models import metrics
 from streaming.simulator import BOOK_START, DAY, Frauds, Spec, simulate
+from tests.bench.book import book_fold, card_precision
 from tests.bench.test_figures import FIRST_TEST_DAY, millrace
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
@@ -58,9 +59,9 @@ class Run:
         """AP, AUC and card precision, means of the book's four test weeks."""
         found = []
         for start in range(FIRST_TEST_DAY, FIRST_TEST_DAY + 28, 7):
-            _, rows = metrics.book_fold(self.day, self.card, self.label, start)
+            _, rows = book_fold(self.day, self.card, self.label, start)
             label, score = self.label[rows], self.score[rows]
-            precision = metrics.card_precision(self.day[rows], self.card[rows], label, score)
+            precision = card_precision(self.day[rows], self.card[rows], label, score)
             found.append((metrics.average_precision(label, score), metrics.roc_auc(label, score), precision))
         ap, auc, cp = np.mean(found, axis=0).tolist()
         return ap, auc, cp

@@ -7,6 +7,7 @@ import java.util.List;
 final class Batch {
   private final byte[][] records;
   private final byte[] ports;
+  private final String[] keys;
   private final int[] rows;
   private final int maxBytes;
   private int size;
@@ -15,6 +16,7 @@ final class Batch {
   Batch(int maxRecords, int maxBytes) {
     this.records = new byte[maxRecords][];
     this.ports = new byte[maxRecords];
+    this.keys = new String[maxRecords];
     this.rows = new int[maxRecords];
     this.maxBytes = maxBytes;
   }
@@ -31,11 +33,19 @@ final class Batch {
     return size == records.length || bytes >= maxBytes;
   }
 
-  void add(int port, int row, byte[] record) {
+  void add(int port, String key, byte[] record) {
     records[size] = record;
     ports[size] = (byte) port;
-    rows[size++] = row;
+    keys[size++] = key;
     bytes += record.length;
+  }
+
+  /** Look up the rows of all keys. */
+  void resolve(Rows table) {
+    table.fetch(keys, size);
+    for (int i = 0; i < size; i++) {
+      rows[i] = table.of(keys[i]);
+    }
   }
 
   /** A key that Python has no state of yet: its row there, its state (null: none), and what came behind it. */

@@ -70,17 +70,14 @@ final class Calls {
   }
 
   void put(int port, String key, byte[] frame) throws Exception {
-    if (waiting == null || keys.has(key)) {
-      batch.add(port, keys.of(key), frame);
-      return;
+    if (waiting != null && !keys.has(key)) {
+      byte[] before = waiting.take(key);
+      if (before == null && port == Frames.MAIN && waits(key, frame)) {
+        return;
+      }
+      waited[keys.of(key)] = before;
     }
-    byte[] before = waiting.take(key);
-    if (before == null && port == Frames.MAIN && waits(key, frame)) {
-      return;
-    }
-    int row = keys.of(key);
-    waited[row] = before;
-    batch.add(port, row, frame);
+    batch.add(port, key, frame);
   }
 
   /** Leave a record where its key has no state yet. */
@@ -131,6 +128,7 @@ final class Calls {
 
   /** Process the batch. */
   Response run() throws Exception {
+    batch.resolve(keys);
     if (!keeps) {
       Response response = call(keys.admitted().stream().mapToInt(Integer::intValue).toArray());
       keys.clear();

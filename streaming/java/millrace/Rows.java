@@ -16,7 +16,7 @@ final class Rows {
    * Where keys are, by their hashes or in the next free place: the hash above, row + 1 below; 0: nothing. A map of
    * objects costs two more cache misses.
    */
-  private final long[] index;
+  private long[] index = new long[1024];
 
   private final List<Integer> admitted = new ArrayList<>();
   private final String[] keys;
@@ -34,6 +34,12 @@ final class Rows {
   private final int[] after;
 
   private final int[] before;
+  private final int[] found;
+
+  /** Nobody wants it: what is read must be used somehow, or the compiler leaves the reading out. */
+  @SuppressWarnings("unused")
+  private int fetched;
+
   private final int end;
   private final int[] free;
   private int changed;
@@ -44,8 +50,8 @@ final class Rows {
   /** `capacity` rows, of which a batch needs at most `room`, a quarter of them or less. */
   Rows(int capacity, int room) {
     this.room = room;
-    this.index = new long[Integer.highestOneBit(Math.max(1, capacity)) * 4];
     this.keys = new String[capacity];
+    this.found = new int[room];
     this.used = new boolean[capacity];
     this.needed = new long[capacity];
     this.after = new int[capacity + 1];
@@ -57,6 +63,21 @@ final class Rows {
     before[end] = end;
     for (int row = capacity - 1; row >= 0; row--) {
       free[freeSize++] = row;
+    }
+  }
+
+  /**
+   * Read what is known of the first `count` of `wanted` keys, so that `of` finds it in a cache: as none of these reads
+   * waits for another one, the processor does many at once, which is ten times as fast as one after the other.
+   */
+  void fetch(String[] wanted, int count) {
+    for (int i = 0; i < count; i++) {
+      found[i] = row(home(wanted[i].hashCode()));
+    }
+    for (int i = 0; i < count; i++) {
+      if (found[i] >= 0) {
+        fetched += after[found[i]] + (int) needed[found[i]] + keys[found[i]].length();
+      }
     }
   }
 
@@ -83,7 +104,25 @@ final class Rows {
     keys[row] = key;
     index[place] = (long) key.hashCode() << 32 | row + 1;
     admitted.add(row);
+    if (2 * (keys.length - freeSize) > index.length) {
+      grow();
+    }
     return row;
+  }
+
+  /** Twice the places: no more than keys need, as few fit a cache. */
+  private void grow() {
+    long[] before = index;
+    index = new long[2 * before.length];
+    for (long one : before) {
+      if (one != 0) {
+        int place = home((int) (one >> 32));
+        while (index[place] != 0) {
+          place = next(place);
+        }
+        index[place] = one;
+      }
+    }
   }
 
   /** The place of a key, or the free one that it would get. */

