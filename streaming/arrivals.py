@@ -32,9 +32,13 @@ class Arrivals:
         self.values = Slices(request.buffer, bounds, lines.tobytes())
         self.arrived: I64 = self._head["timestamp"]
 
-    def under(self, keys: Sequence[str], index: I64) -> bool:
-        """Whether each record at `index` i64[k], whose value is not null, stands under the key of its own in `keys`."""
-        return under_own_keys(self._bytes, self._start[index], self.values.bounds[index, 0], *join(keys))
+    def own(self, keys: Sequence[str], index: I64) -> NDArray[np.bool_]:
+        """Which of the records at `index` i64[k], of values that are not null, stand under their own key in `keys`, or
+        under none."""
+        if under_own_keys(self._bytes, self._start[index], self.values.bounds[index, 0], *join(keys)):
+            return np.ones(len(index), np.bool_)
+        own = [self.key(i) in (None, key.encode()) for i, key in zip(index.tolist(), keys, strict=True)]
+        return np.array(own, np.bool_)
 
     def key(self, index: int) -> bytes | None:
         """The key of a record."""

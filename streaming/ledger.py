@@ -1,9 +1,10 @@
 """The ledger: every record of a workload's topics accounted for, or the counter-example with its coordinates.
 
 Beside the way of an event, over topics as they are: every event ends as exactly one of decision, dead letter and
-suppressed duplicate; what is said of one id twice is said in the same bytes; every outcome ends as one of the kinds
-below, and no example is learned twice. Of a record 50 bytes are kept: the 16-byte hash of its id, where it is, and a
-hash of what it says. Ids can be told apart by `parts` of their hashes, one after the other, where that is too much.
+suppressed duplicate; what is said of one event twice is said in the same bytes; every outcome ends as one of the kinds
+below, and no example is learned twice. An event is known by its id under its key; outcomes and examples name the id
+alone. Of a record 50 bytes are kept: hashes of id and key, where it is, and a hash of what it says. Ids can be told
+apart by `parts` of their hashes, one after the other, where that is too much.
 
 Where Kafka's retention has taken the oldest records of a topic, what may have hung on those is no fault but `untold`.
 Times of records are those of the broker: what comes of a record is written after it, and what is gone was written no
@@ -12,7 +13,7 @@ later than the oldest record that is left.
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -37,8 +38,8 @@ LATER, DEAD, DECIDED, TAUGHT, UNSURE = 1, 2, 4, 8, 16
 """Bits of `how`. LATER: it was read when the ends of the inputs had been noted, and may be about what came behind them.
 Its dead letter, decision or example may be gone. UNSURE: what says how this decision waits may be gone."""
 
-OFFSET = 48
-"""Bits of an offset in `where`."""
+ID, OFFSET = 10, 48
+"""Bytes of an `id` that are of the id alone; bits of an offset in `where`."""
 
 FOREVER = 1 << 62
 Time = Annotated[int, msgspec.Meta(gt=-FOREVER, lt=FOREVER)]
@@ -60,14 +61,10 @@ class CounterExample(NamedTuple):
     offset: int
 
 
-class _Event(msgspec.Struct):
-    id: str
-    at: Time
-
-
 class _Decision(msgspec.Struct):
     id: str
     at: Time
+    key: str
     action: str = ""
     explored: bool = False
 
@@ -103,29 +100,30 @@ class _Evaluated(msgspec.Struct):
     counts: _Counts
 
 
-def _id(id: str) -> bytes:
-    return blake2b(id.encode(), digest_size=15).digest() + b"i"  # NumPy drops zeros at the end
+def _hash(text: str, size: int) -> bytes:
+    return blake2b(text.encode(), digest_size=size).digest()
 
 
 def _said(*what: object) -> bytes:
-    return blake2b(repr(what).encode(), digest_size=7).digest() + b"w"
+    return _hash(repr(what), 7) + b"w"  # NumPy drops zeros at the end
 
 
 class Ledger:
-    """What was read of the topics of one workload, by its rule of `learning` and the `actions` of its policy; `skew`:
-    how far (ms) events may be ahead of their arrival.
+    """What was read of the topics of one workload, by its rule of `learning` and the `actions` of its policy; `entity`:
+    the field of events that is their key; `skew`: how far (ms) they may be ahead of their arrival.
 
     Feed `take` with the records of each topic, signals before other outputs, and those before events and outcomes; say
     with `began`, after each, where it begins by now; and ask for `account`.
     """
 
     def __init__(
-        self, topics: Topics, learning: Learning | None, actions: Sequence[str], part: int = 0, parts: int = 1,
-        skew: int = 300_000,
+        self, topics: Topics, learning: Learning | None, actions: Sequence[str], entity: str = "key", part: int = 0,
+        parts: int = 1, skew: int = 300_000,
     ):  # fmt: skip
         self._topics, self._learning, self._actions = topics, learning, actions
         self._quiet = "quiet" in actions  # there are no decisions of those
         self._part, self._parts, self._skew = part, parts, skew
+        self._event = msgspec.defstruct("Event", [("id", str), ("at", Time), ("key", str, msgspec.field(name=entity))])
         inputs = topics.events, topics.outcomes
         self._rows = {name: [np.empty(0, ROW)] for name in (*inputs, topics.decisions, topics.examples)}
         self._dead: dict[str, list[int]] = {topic: [] for topic in inputs}
@@ -153,10 +151,10 @@ class Ledger:
         for record in records:
             where = record.partition << OFFSET | record.offset
             try:
-                id, what, at, known, action, explored = self._read(topic, record.value or b"")
+                id, key, what, at, known, action, explored = self._read(topic, record.value or b"")
             except UNREADABLE:
-                id, what, at, known, action, explored = "", b"", 0, 0, "", False
-            digest = _id(id) if id else b""
+                id, key, what, at, known, action, explored = "", "", b"", 0, 0, "", False
+            digest = _hash(id, ID) + (_hash(key, 6) if key else b"") if id else b""
             if (digest or b"\0")[0] % self._parts == self._part:
                 how = LATER * later + sum(bit for bit, until in doubts.items() if record.timestamp <= until)
                 rows.append((digest, where, what, at, known, how, 0))
@@ -221,20 +219,20 @@ class Ledger:
         weight = rule.weight([one[0] for one in told], quiet & ~explored, last | explored, explored)
         return np.where(weight > 0, rule.horizon, 0)
 
-    def _read(self, topic: str, value: bytes) -> tuple[str, bytes, int, int, str, bool]:
-        """Id, hash of what is said, time of the event and of its label, 0 where there is none; action, and whether
-        chance chose it."""
+    def _read(self, topic: str, value: bytes) -> tuple[str, str, bytes, int, int, str, bool]:
+        """Id and key, hash of what is said, time of the event and of its label, 0 where there is none; action, and
+        whether chance chose it."""
         if topic == self._topics.outcomes:
             outcome = msgspec.json.decode(value, type=_Outcome)
-            return outcome.event, _said(outcome.label, outcome.source), 0, outcome.at, self._actions[0], False
+            return outcome.event, "", _said(outcome.label, outcome.source), 0, outcome.at, self._actions[0], False
         if topic == self._topics.examples:
             e = msgspec.json.decode(value, type=_Example)
-            return e.event, b"presumed" if e.presumed else _said(e.label, e.source), e.at, e.label_at, "", False
+            return e.event, "", b"presumed" if e.presumed else _said(e.label, e.source), e.at, e.label_at, "", False
         if topic == self._topics.decisions:
             decided = msgspec.json.decode(value, type=_Decision)
-            return decided.id, _said(value), decided.at, 0, decided.action, decided.explored
-        event = msgspec.json.decode(value, type=_Event)
-        return event.id, b"", event.at, 0, "", False
+            return decided.id, decided.key, _said(value), decided.at, 0, decided.action, decided.explored
+        event: Any = msgspec.json.decode(value, type=self._event)
+        return event.id, event.key, b"", event.at, 0, "", False
 
     def account(self) -> bool:
         """Close the books over what was taken so far: fills `counts`, `gone` and `wrong`; whether nothing is wrong.
@@ -249,7 +247,7 @@ class Ledger:
         decided = self._same(self._topics.decisions, rows[self._topics.decisions])
         events = self._events(rows[self._topics.events], decided)
         examples = self._same(self._topics.examples, rows[self._topics.examples], by="known")
-        self._outcomes(rows[self._topics.outcomes], events, decided, examples)
+        self._outcomes(rows[self._topics.outcomes], _by_id(events), _by_id(decided), examples)
         self.counts |= {_short(topic): {"foreign": count} for topic, count in self._foreign.items() if count and alone}
         return not self.wrong
 
@@ -367,6 +365,13 @@ class Ledger:
 def _fresh(rows: Rows) -> Flags:
     """Which rows are the first of their id, of rows by id."""
     return np.append(True, rows["id"][1:] != rows["id"][:-1])[: len(rows)]
+
+
+def _by_id(rows: Rows) -> Rows:
+    """The first row of each id, whatever the key, of rows by id."""
+    rows = rows.copy()
+    rows["id"] = rows["id"].astype(f"S{ID}")
+    return rows[_fresh(rows)]
 
 
 def _short(topic: str) -> str:

@@ -202,10 +202,8 @@ class JoinOperator(_Operator):
         arrivals = Arrivals(request, bounds[0], self._topics.events)
         # The first feature stage reports its dead letters; of another definition, those were never decided.
         events, _ = intake(arrivals.values, arrivals.arrived)
-        keys = events.entities[0]
-        if intake is self._intake and not arrivals.under(keys, events.index):  # as it was for that stage
-            own = [arrivals.key(i) in (None, key.encode()) for i, key in zip(events.index.tolist(), keys, strict=True)]
-            events = events.take(np.array(own, np.bool_))
+        if intake is self._intake:  # as it was for that stage
+            events = events.take(arrivals.own(events.entities[0], events.index))
         of = slots[events.index].tolist()
         for slot, (start, end) in zip(of, bounds.T[events.index].tolist(), strict=True):
             records.setdefault(slot, request.buffer[start:end])
@@ -280,21 +278,14 @@ class FeatureOperator(_Operator):
         workload = self._plan.workload
         arrivals = Arrivals(request, request.start[rows], self._topics.events)
         events, dead = self._intake(arrivals.values, arrivals.arrived)
-        slot = request.slot[rows[events.index]]
+        slot, good = request.slot[rows[events.index]], arrivals.own(events.entities[0], events.index)
+        for row in np.flatnonzero(~good).tolist():
+            key, own = self._table.keys[slot[row]], events.entities[0][row]
+            detail = f"the record's key is {key!r}, its {self._stage.entity} {own!r}"
+            dead.append(DeadLetter(int(events.index[row]), "key-mismatch", detail[:500]))
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
         self._serving.observer.dead(dead)
         self._serving.observer.arrived(arrivals.arrived)
-        if arrivals.under(events.entities[0], events.index):
-            return events, slot
-        keys = self._table.keys
-        arrived = list(map(keys.__getitem__, slot.tolist()))
-        good = np.array([key == own for key, own in zip(arrived, events.entities[0], strict=True)], np.bool_)
-        strange = []
-        for row in np.flatnonzero(~good).tolist():
-            detail = f"the record's key is {keys[slot[row]]!r}, its {self._stage.entity} {events.entities[0][row]!r}"
-            strange.append(DeadLetter(int(events.index[row]), "key-mismatch", detail[:500]))
-        outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in strange])
-        self._serving.observer.dead(strange)
         return events.take(good), slot[good]
 
     def _carry(self, request: Request, rows: I64) -> tuple[Events, NDArray[np.int32]]:

@@ -98,7 +98,7 @@ def test_events_that_were_gone_before_they_were_decided(world: Make) -> None:
     found = closed(job, patience=0.0)
     assert found["gone"] == {job.topics.events: {"records": 5, "known": 0, "unaccounted": 5}}
     assert [one["kind"] for one in found["counterexamples"]] == ["5 records are gone, and none was ever decided"]
-    send(job, job.topics.decisions, b'{"id": "3", "at": 1}')
+    send(job, job.topics.decisions, b'{"id": "3", "key": "1", "at": 1}')
     found = closed(job, patience=0.0)
     assert found["holds"], found
     assert found["gone"] == {job.topics.events: {"records": 5, "known": 1, "unaccounted": 4}}

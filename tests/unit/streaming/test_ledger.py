@@ -30,9 +30,9 @@ def records(values: Iterable[bytes], headers: Iterable[tuple[tuple[str, bytes], 
     return [Record(0, i, 0, None, value, one) for i, (value, one) in enumerate(zip(values, told, strict=True))]
 
 
-def event(id: str, at: int = DAY) -> bytes:
+def event(id: str, at: int = DAY, key: str = "k") -> bytes:
     """An event."""
-    return json.dumps({"id": id, "at": at}).encode()
+    return json.dumps({"id": id, "at": at, "key": key}).encode()
 
 
 def outcome(id: str, at: int, label: bool = True, source: str = "") -> bytes:
@@ -168,7 +168,17 @@ def test_what_a_job_has_still_to_do_is_no_fault() -> None:
 
 def decision(id: str, action: str, **more: object) -> bytes:
     """A decision."""
-    return json.dumps({"id": id, "at": DAY, "action": action} | more).encode()
+    return json.dumps({"id": id, "at": DAY, "key": "k", "action": action} | more).encode()
+
+
+def test_keys_number_their_events() -> None:
+    """Two sensors that count from 1 contradict one another, or one's decision stands for the other's."""
+    came = [event("1", DAY, "a"), event("1", 2 * DAY, "b"), event("1", DAY, "a")]
+    topics = {TOPICS.decisions: records(came[:2]), TOPICS.events: records(came)}
+    (ledger,) = ledgers(topics)
+    assert (ledger.wrong, ledger.counts["events"]["decided"], ledger.counts["events"]["duplicates"]) == ([], 2, 1)
+    topics[TOPICS.decisions] = records(came[:1])
+    assert [one[:] for one in ledgers(topics)[0].wrong] == [(LOST, TOPICS.events, 0, 1)]
 
 
 def test_what_never_waited_is_told_from_what_was_lost() -> None:
