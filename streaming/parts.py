@@ -183,7 +183,7 @@ def valkey(place: Place) -> Launch:
 
 
 def valkey_healthy(address: str, identity: str) -> bool:
-    """Whether a Redis answers PING; one that asks for a password is well too."""
+    """Whether a Redis answers PING."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=1.0) as sock:
@@ -192,7 +192,7 @@ def valkey_healthy(address: str, identity: str) -> bool:
             answer = sock.recv(64)
     except OSError:
         return False
-    return answer.startswith((b"+PONG", b"-NOAUTH"))
+    return answer.startswith(b"+PONG")
 
 
 # --- Flink ----------------------------------------------------------------------------------------

@@ -213,10 +213,9 @@ class JoinOperator(_Operator):
         rows = np.flatnonzero(request.port == frames.SIDE)
         if not len(rows):
             return []
-        workload = self._plan.workload
         arrivals = Arrivals(request, request.start[rows], self._topics.outcomes)
         outcomes, kept, dead = self._outcome_intake(arrivals.values, arrivals.arrived)
-        outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
+        outputs.add(frames.DEADLETTER, [arrivals.deadletter(self._plan.workload.name, letter) for letter in dead])
         self._serving.observer.dead(dead)
         return self._joiner.outcomes(outcomes, states, request.slot[rows[kept]].tolist())
 
@@ -275,7 +274,6 @@ class FeatureOperator(_Operator):
     def _arrive(self, request: Request, rows: I64, outputs: _Outputs) -> tuple[Events, NDArray[np.int32]]:
         """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
         assert self._intake is not None
-        workload = self._plan.workload
         arrivals = Arrivals(request, request.start[rows], self._topics.events)
         events, dead = self._intake(arrivals.values, arrivals.arrived)
         slot, good = request.slot[rows[events.index]], arrivals.own(events.entities[0], events.index)
@@ -283,7 +281,7 @@ class FeatureOperator(_Operator):
             key, own = self._table.keys[slot[row]], events.entities[0][row]
             detail = f"the record's key is {key!r}, its {self._stage.entity} {own!r}"
             dead.append(DeadLetter(int(events.index[row]), "key-mismatch", detail[:500]))
-        outputs.add(frames.DEADLETTER, [arrivals.deadletter(workload.name, letter) for letter in dead])
+        outputs.add(frames.DEADLETTER, [arrivals.deadletter(self._plan.workload.name, letter) for letter in dead])
         self._serving.observer.dead(dead)
         self._serving.observer.arrived(arrivals.arrived)
         return events.take(good), slot[good]

@@ -249,11 +249,13 @@ def _existing(name: str, address: str) -> None:
 def answers(name: str, address: str) -> bool:
     """Whether the service at `address`, which stands for the part `name`, is well."""
     if name == "valkey":
-        # TLS servers don't speak before the handshake: that they listen has to do.
-        url = urlsplit(address)
-        address = f"{url.hostname}:{url.port or 6379}"
-        if url.scheme == "rediss":
-            return parts.reachable(address)
+        from operators.redis import Link  # not before it is needed
+
+        link = Link(address, "return 1", 1.0)  # as jobs do: with the password, and allowed to load a script
+        link.connect()
+        well = link.up
+        link.close()
+        return well
     return KINDS[name].healthy(address, name)
 
 

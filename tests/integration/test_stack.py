@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 
 from schemas.errors import DefinitionError, Unavailable
 from streaming import kafka, parts, process, stack
@@ -207,6 +208,19 @@ def test_one_broker_of_several_is_enough(running: Stack) -> None:
     """If this fails, a cluster of brokers counts as away with the one that is named first."""
     assert stack.answers("kafka", f"127.0.0.1:1,{running.kafka}")
     assert not stack.answers("kafka", "127.0.0.1:1,127.0.0.1:2")
+
+
+def test_a_redis_that_refuses_does_not_answer(running: Stack) -> None:
+    """If this fails, a wrong password shows in degraded decisions only."""
+    with redis.Redis.from_url(running.redis) as client:
+        client.config_set("requirepass", "open")
+        try:
+            assert not stack.answers("valkey", running.redis)
+            assert not stack.answers("valkey", running.redis.replace("redis://", "redis://:shut@"))
+            assert stack.answers("valkey", running.redis.replace("redis://", "redis://:open@"))
+        finally:
+            client.config_set("requirepass", "")
+    assert stack.answers("valkey", running.redis)
 
 
 def test_what_is_needed_no_longer_is_forgotten(running: Stack, settings: Settings) -> None:
