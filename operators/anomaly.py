@@ -87,10 +87,15 @@ class Detector:
         """Changes with whatever makes an old state unreadable."""
         return hashlib.sha256(f"anomaly {VERSION} {self.words} {self.values}".encode()).hexdigest()[:16]
 
+    @property
+    def rate(self) -> float:
+        """Alarms a millisecond."""
+        count, time = self.alarms.split("/")
+        return int(count) / duration(time)
+
     @cached_property
     def _rules(self) -> Floats:
-        count, time = self.alarms.split("/")
-        return np.array([int(count) / duration(time), self.warming, self.damping], np.float64)
+        return np.array([self.rate, self.warming, self.damping], np.float64)
 
     @cached_property
     def _zero(self) -> Floats:

@@ -86,20 +86,20 @@ def pending(events: Events, decided: Decided, layout: int) -> list[bytes]:
 
 
 class Tally:
-    """Counts the decisions that wait and tells the teacher now and then. A restart may lose the last `LOOK` seconds."""
+    """Counts the decisions that wait, `waiting` by version, and tells the teacher now and then."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, float] = {}
+        self.waiting: dict[str, float] = {}
         self._told = 0.0
 
     def add(self, decided: Decided) -> list[bytes]:
         """The frame that tells of `decided` and those before, where it is time."""
         for version, weight in decided.waiting.items():
-            self._waiting[version] = self._waiting.get(version, 0.0) + weight
+            self.waiting[version] = self.waiting.get(version, 0.0) + weight
         now = time.monotonic()
-        if now - self._told < LOOK or not self._waiting:
+        if now - self._told < LOOK or not self.waiting:
             return []
-        told, self._told, self._waiting = _pack(self._waiting), now, {}
+        told, self._told, self.waiting = _pack(self.waiting), now, {}
         return [frames.row(0, b"", told)]
 
 

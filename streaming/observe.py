@@ -236,6 +236,7 @@ class Loop:
     def __init__(self, workload: str, metrics: Metrics = METRICS) -> None:
         self._workload, self._metrics = workload, metrics
         self._joined = Bound(lambda kind: metrics.examples.labels(workload, kind))
+        self._told: dict[tuple[str, str], frozenset[str]] = {}
 
     def joined(self, counts: Mapping[str, int]) -> None:
         """Note what the join of decisions with outcomes did."""
@@ -244,7 +245,11 @@ class Loop:
                 self._joined[kind].inc(count)
 
     def quality(self, lineage: str, segment: str, measures: Mapping[str, float]) -> None:
-        """Note prequential measures of a lineage (empty: of all) in a segment (empty: the whole)."""
+        """Note prequential measures of a lineage (empty: of all) in a segment (empty: the whole); those that it had
+        before and has no longer, as there is no label in its window, are gone."""
+        for name in self._told.get((lineage, segment), frozenset()) - measures.keys():
+            self._metrics.quality.remove(self._workload, lineage, segment, name)
+        self._told[lineage, segment] = frozenset(measures)
         for name, value in measures.items():
             self._metrics.quality.labels(self._workload, lineage, segment, name).set(value)
 

@@ -5,6 +5,7 @@ before the newest of them has met its event; each feature then counts only what 
 """
 
 import gc
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,9 @@ class Replay:
         self._joiner = Joiner(plan) if self._labelled else None
         self._pending: defaultdict[str, bytes] = defaultdict(bytes)
         self.teacher = Teacher(plan) if teach else None
-        self._refit = Refit(self.teacher, plan, refit) if self.teacher and refit else None
+        self._refit = None
+        if self.teacher and (refit or self.teacher.rule.drift.then == "refit"):
+            self._refit = Refit(self.teacher, plan, refit or sys.maxsize)
         self._lineup = self.teacher.lineup if self.teacher else None
         self._sessions: dict[str, Session] = {}
         self._newest = 0

@@ -79,7 +79,7 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
         return JoinOperator(compiled, topics, serving)
     stage, brokers = compiled.stages[decoded.stage], decoded.services.brokers
     again = Again(brokers, topics.decisions, decoded.since) if stage.last and brokers else None
-    return FeatureOperator(compiled, topics, stage, serving, again)
+    return FeatureOperator(compiled, topics, stage, serving, again, subtask)
 
 
 def open_learner(spec: str, told: Told) -> LearnOperator:
@@ -223,14 +223,18 @@ class JoinOperator(_Operator):
 class _Kept(msgspec.Struct, tag="features/1"):
     taken: bytes
     told: bytes
+    waiting: dict[str, float] = {}
+    subtask: int = -1
 
 
 class FeatureOperator(_Operator):
     """The features of one entity, and after the last entity the decision; with `again`, the same as before a crash."""
 
-    def __init__(self, plan: Plan, topics: Topics, stage: Stage, serving: Serving, again: Again | None = None):
+    def __init__(
+        self, plan: Plan, topics: Topics, stage: Stage, serving: Serving, again: Again | None = None, subtask: int = 0
+    ):  # fmt: skip
         super().__init__(plan, topics, serving)
-        self._stage = stage
+        self._stage, self._subtask = stage, subtask
         self._table = Table(stage)
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, serving.lookup) if stage.last else None
@@ -329,10 +333,11 @@ class FeatureOperator(_Operator):
         self._serving.observer.decided(decided.actions, decided.degraded)
 
     def snapshot(self, _: bytes) -> bytes:
-        """What a checkpoint keeps of this object: of the last stage, when it was taken, and the layouts of labels that
-        may wait for the stage."""
+        """What a checkpoint keeps of this object: of the last stage, when it was taken and which decisions the teacher
+        has not heard of, and the layouts of labels that may wait for the stage."""
         taken = self._again.snapshot() if self._again else b""
-        return pack(_Kept(taken, self._told.snapshot() if self._stage.features.labelled else b""))
+        told = self._told.snapshot() if self._stage.features.labelled else b""
+        return pack(_Kept(taken, told, self._tally.waiting, self._subtask))
 
     def restore(self, snapshot: bytes) -> None:
         """Say again what was said since, and read labels as they were told."""
@@ -341,6 +346,8 @@ class FeatureOperator(_Operator):
             self._again.restore(kept.taken)
         if kept.told:
             self._told.restore(kept.told)
+        if kept.subtask == self._subtask:  # each is told of all
+            self._tally.waiting = kept.waiting
 
     def control(self, value: bytes) -> bytes:
         """An announcement of models; before the first batch there is time to take it up at once."""

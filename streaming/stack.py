@@ -324,6 +324,7 @@ def down(settings: Settings, wipe: bool = False, progress: Progress = _silent) -
 def _wipe(home: Path, state: State) -> None:
     """Delete what was made in the home, and the folder itself where nothing else is in it."""
     made = [*state.entries, *MADE, state.file.name, "stack.new"] if state.file.exists() else []
+    made += [path.name for path in home.glob("demo-*.html")] if made else []
     for path in (home / name for name in (*made, "stack.lock")):
         if path.is_dir():
             shutil.rmtree(path)

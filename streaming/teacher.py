@@ -231,8 +231,7 @@ class Teacher:
         signals = self._drift(ids, inputs, self._merged(scores).get(self.contest.champion), labels, (at, known))
         by_lineage = self._merged(scores)  # by now
         fresh = self.pupils.learn(ids, inputs, labels, weight)
-        fights = {version: self.lineages.of(version) for version in scores}
-        by = [fights[lesson.versions[0]] for lesson in lessons]
+        by = [self.lineages.of(lesson.versions[0]) for lesson in lessons]
         verdicts = self.contest.add(by_lineage, labels, known, weight, fresh=fresh, at=at, by=by)
         return signals + [self._told(verdict) for verdict in verdicts]
 
@@ -254,12 +253,13 @@ class Teacher:
             return []
         found = self._watching.add(ids, inputs, champion, labels, *times)
         worse = any(signal.kind == "psi" or signal.found > signal.expected for signal in found)
-        self.refit_wanted |= worse and self.rule.drift.then == "refit"
+        then = self.rule.drift.then if worse else "nothing"
+        self.refit_wanted |= then == "refit"
         signals = [
-            self._signal("drift", s.at, measure=s.kind, name=s.name, found=s.found, expected=s.expected, since=s.since)
-            for s in found
-        ]
-        if worse and self.rule.drift.then == "reset":
+            self._signal("drift", s.at, measure=s.kind, name=s.name, found=s.found, expected=s.expected,
+                         since=s.since, then=then) for s in found
+        ]  # fmt: skip
+        if then == "reset":
             signals += self._anew(self._declared, signals[-1].at, {})
         return signals
 

@@ -142,8 +142,10 @@ def _decides(deployment: "Deployment", settings: "Settings") -> str:
 
     workload, registry = deployment.plan.workload, Registry(settings.models)
     own, champion = workload.model.version, registry.aliases(deployment.name).champion
-    if workload.learning is None or champion in (None, own):
+    if champion in (None, own):
         return ""
+    if workload.learning is None:
+        return f"{own} decides: without learning a job follows no registry, whose champion is {champion}\n"
     try:
         lost = registry.lacking(deployment.name, champion, deployment.plan.names)
     except MillraceError as error:  # the job, which runs, refuses it too

@@ -175,7 +175,7 @@ def promote_command(
     own = version == plan.workload.model.version and version not in chosen.aliases(name).challengers
     if not own:  # it serves already, under no alias
         _try(chosen, plan, version)
-    _show(chosen, name, chosen.promote(name, None if own else version, why=why, by=_user()), as_json)
+    _show(chosen, name, chosen.promote(name, None if own else version, why=why, by=_user()), as_json, plan)
 
 
 def rollback_command(workload: Name, why: Why = "", url: Url = None, set: Set = None, as_json: Json = False) -> None:
@@ -187,7 +187,7 @@ def rollback_command(workload: Name, why: Why = "", url: Url = None, set: Set = 
     name = plan.workload.name
     if former := [version for version in chosen.aliases(name).former[-1:] if version]:
         _try(chosen, plan, *former)
-    _show(chosen, name, chosen.rollback(name, why=why, by=_user()), as_json)
+    _show(chosen, name, chosen.rollback(name, why=why, by=_user()), as_json, plan)
 
 
 def retire_command(
@@ -229,12 +229,16 @@ def _try(registry: "Registry", plan: "Plan", version: str) -> None:
         admit(artifact, features=plan.names, budget_ms=duration(plan.workload.budget))
 
 
-def _show(registry: "Registry", workload: str, change: "Revision", as_json: bool) -> None:
-    """Announce and print what was changed."""
+def _show(
+    registry: "Registry", workload: str, change: "Revision", as_json: bool, plan: "Plan | None" = None
+) -> None:
+    """Announce and print what was changed; where `plan`, as it is deployed, follows no registry, that too."""
     announced = announce(registry, workload)
     text = f"{_told(change)}\nchampion: {change.champion or 'the model of the definition'}"
     text += f"; challengers: {', '.join(change.challengers) or 'none'}\n"
     text += "announced to running jobs" if announced else "no running job has heard of it"
+    if plan is not None and plan.workload.learning is None:
+        text += "\nbut as it is declared, the workload does not learn, and its jobs follow no registry"
     options.show(msgspec.to_builtins(change) | {"workload": workload, "announced": announced}, as_json, text)
 
 

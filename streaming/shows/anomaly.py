@@ -10,11 +10,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from operators.anomaly import Detector
 from schemas.decisions import Decision, Scored
 from streaming.plot import MOVED, Panel, braille, draw
 from streaming.shows import Run
 from streaming.shows.daily import F64, Daily
-from streaming.simulator import DAY
 
 STEP = 900_000
 HISTORY = 816
@@ -58,6 +58,8 @@ class Demo(Daily):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, "sensor", STEP, HISTORY)
+        trackers = (getattr(declared, "tracker", None) for declared in run.workload.features)
+        self.detector = next(tracker for tracker in trackers if isinstance(tracker, Detector))
         self.injected: list[Injected] = []
         self.alerts: list[list[int]] = [[] for _ in self.keys]  # readings
         self.false = self.now = 0  # false alerts, newest decided reading
@@ -99,8 +101,8 @@ class Demo(Daily):
         """What was caught so far."""
         told = [found.told(self.now)[0].split()[0] for found in self.begun()]
         counts = f"anomalies injected {len(told)}, caught {told.count('caught')}, missed {told.count('missed')}"
-        days = max(self.now + 1 - self.history, 0) * self.count * STEP / DAY
-        return f"{counts}; false alerts {self.false}, {days / 2:.0f} allowed ({self.sets['alarms']} a sensor)"
+        allowed = max(self.now + 1 - self.history, 0) * self.count * STEP * self.detector.rate
+        return f"{counts}; false alerts {self.false}, {allowed:.0f} allowed ({self.detector.alarms} a sensor)"
 
     def view(self, width: int) -> list[RenderableType]:
         """Charts of the sensors that go wrong now, and what became of the latest anomalies."""

@@ -100,7 +100,8 @@ class Demo(Daily):
             low, high = min(known) - room, max(known) + room
             for values, style in ((newest.lower, "dim"), (newest.upper, "dim"), (newest.mean, "bold yellow")):
                 layers.append(([*ahead, *(v if low <= v <= high else math.nan for v in values)], style))
-        title = f"{self.keys[0]}: observed, and the next {HORIZON} hours with {float(self.sets['level']):.0%} intervals"
+        intervals = f" with {newest.level:.0%} intervals" if newest else ""
+        title = f"{self.keys[0]}: observed, and the next {HORIZON} hours{intervals}"
         note = f"all series, last {RECENT} days; MASE: error beside that of yesterday's value at this hour"
         return [Text(title, "bold"), braille(layers, 8), Text(note, "dim"), *map(Text, self._told(RECENT))]
 

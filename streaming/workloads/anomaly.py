@@ -50,7 +50,7 @@ class Alarms:
             about[row] += [STATES[states[row]]] if states[row] else []
             about[row] += [name for bit, name in enumerate(FLAGS) if flags[row] >> bit & 1]
         for row in np.flatnonzero(alarm).tolist():
-            about[row] += self._strongest(batch, row)
+            about[row] += self._strongest(batch, row, about[row])
         actions = [self.actions[found] for found in level.tolist()]
         rows = zip(batch.ids, batch.at.tolist(), batch.keys, scores.tolist(), actions, about, strict=True)
         return [
@@ -61,12 +61,14 @@ class Alarms:
             for id, at, key, score, action, why in rows
         ], actions  # fmt: skip
 
-    def _strongest(self, batch: Batch, row: int) -> list[str]:
+    def _strongest(self, batch: Batch, row: int, said: list[str]) -> list[str]:
+        """What found most, beside what is `said` already."""
         first = batch.names.index(f"sensor_{DETECTORS[0]}")
         named = [*DETECTORS, *(f"value:{name}" for name in batch.maps["values"][row].split("\0") if name)]
         found = batch.columns[row, first : first + len(DETECTORS) + self.values]
-        order = np.argsort(-found, kind="stable")[: self.reasons].tolist()
-        return [named[i] for i in order if found[i] > 0 and i < len(named)] or ["unusual"]
+        order = np.argsort(-found, kind="stable").tolist()
+        strongest = [named[i] for i in order if found[i] > 0 and i < len(named)] or ["unusual"]
+        return [name for name in strongest if name not in said][: self.reasons]
 
 
 def magnitude(column: str) -> Expression:

@@ -41,6 +41,19 @@ def stream() -> tuple[list[bytes], list[bytes], dict[str, bool]]:
     return [msgspec.json.encode(e) for e in events], [msgspec.json.encode(v) for v in verdicts], truth
 
 
+def test_a_reason_is_named_once() -> None:
+    """What two ways to look agree on takes the place of another reason."""
+    decisions = [
+        msgspec.json.decode(value)
+        for step in Replay(plan(load("anomaly", {"values": "0", "alarms": "1/1d"})), NOW).run(stream()[0], [])
+        for value in step.decided.values
+        if value
+    ]
+    stuck = [d for d in decisions if d["action"] == "alert" and "stuck" in d["reasons"]]
+    assert len(stuck) > 10
+    assert all(len(set(d["reasons"])) == len(d["reasons"]) for d in decisions)
+
+
 def test_verdicts_train_a_challenger_that_is_promoted() -> None:
     """Verdicts only move thresholds, or what they taught never decides: alarms of a kind that nobody wants go on."""
     events, verdicts, truth = stream()

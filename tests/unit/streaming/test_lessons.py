@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import rules
 from models.exploration import by_chance, exploration
 from models.learners import Logistic
 from operators.examples import MOST, ExampleJoin
@@ -221,6 +222,20 @@ def test_trees_are_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [signal for step in steps for signal in step.signals if "refit" in str(signal.detail.get("version"))]
     assert len(made) == len([signal for signal in kinds if signal.kind == "model"]) >= 2
     assert np.isfinite(np.concatenate([step.decided.scored[-1] for step in steps])).all()
+
+
+def test_drift_has_trees_refitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`drift(then="refit")` is declared, drift is found, and nothing follows."""
+    monkeypatch.setattr("streaming.replay.CHUNK", 300)
+    replay = Replay(fraud(drift=rules.drift(then="refit"), cap=100_000), NOW, teach=True)
+    assert replay.teacher is not None
+    signals = []
+    for number, step in enumerate(replay.run(*world())):
+        signals += step.signals
+        replay.teacher.refit_wanted |= number == 12  # as where what comes has moved
+    made = [signal for signal in signals if "refit" in str(signal.detail.get("version"))]
+    assert [signal.kind for signal in made][:1] == ["model"]
+    assert len([signal for signal in made if signal.kind == "model"]) == 1
 
 
 def test_chance_decides_a_share_of_what_is_declined() -> None:

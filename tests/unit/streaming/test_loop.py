@@ -25,8 +25,9 @@ from streaming.decider import Decided
 from streaming.learning import learning
 from streaming.loop import ExampleOperator, LearnOperator, Served, Taught
 from streaming.plan import Plan, plan
+from streaming.resident import FeatureOperator, StageSpec, open_stage
 from streaming.signals import quality
-from streaming.workloads import load
+from streaming.workloads import load, refer
 from tests import java
 
 DAY, NOW = 86_400_000, 1_800_000_000_000
@@ -59,6 +60,19 @@ def told(models: Models) -> tuple[tuple[str | None, ...] | None, list[str]]:
         return None, refused
     champion, beside = ready
     return (champion.artifact.version if champion else None, *(c.artifact.version for c in beside)), refused
+
+
+def test_what_the_teacher_was_not_told_outlives_a_restart() -> None:
+    """If this fails, more decisions get their label than ever waited."""
+    spec = msgspec.json.encode(StageSpec(refer("fraud", {"learn": "true"}), 1)).decode()
+    stages = [open_stage(spec, subtask) for subtask in (0, 1, 0)]
+    last = [stage for stage in stages if isinstance(stage, FeatureOperator)]
+    last[0]._tally.waiting = {"fraud-1": 2.0}
+    kept = [stage.snapshot(b"") for stage in last[:2]]
+    for stage in last[1:]:
+        for one in kept:
+            stage.restore(one)
+    assert [stage._tally.waiting for stage in last[1:]] == [{}, {"fraud-1": 2.0}]
 
 
 def test_only_what_was_announced_is_taken_up(registry: Registry) -> None:

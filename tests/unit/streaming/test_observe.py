@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from operators.views import ViewCounts
 from schemas.codec import DeadLetter
-from streaming.observe import AGES, Cells, Metrics, Observer, serve
+from streaming.observe import AGES, Cells, Loop, Metrics, Observer, serve
 
 Samples = dict[tuple[str, ...], float]
 
@@ -166,3 +166,14 @@ def test_every_process_is_found_by_prometheus(tmp_path: Path) -> None:
     child.stdin.close()
     assert child.wait(20) == 0
     assert not (tmp_path / f"metrics-{child.pid}.json").exists()
+
+
+def test_a_measure_that_is_known_no_longer_is_gone() -> None:
+    """If this fails, a dashboard shows the average precision of a window that has been empty for weeks."""
+    metrics = Metrics()
+    loop = Loop("w", metrics)
+    for measures in ({"window_ap": 0.2, "window_n": 3.0}, {"window_n": 0.0}, {"window_n": 0.0}):
+        loop.quality("w-rule", "", measures)
+    found = [name for name in scrape(generate_latest(metrics.registry).decode()) if "millrace_prequential" in name[0]]
+    assert len(found) == 1
+    assert "window_n" in found[0]
