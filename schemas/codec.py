@@ -129,6 +129,6 @@ def _kind(message: str) -> str:
         return "missing-field"
     if "out of range" in message:
         return "not-finite"
-    if ">=" in message or "<=" in message:
+    if any(f" {sign} " in message for sign in (">=", "<=", ">", "<")):
         return "out-of-range"
     return "wrong-type"

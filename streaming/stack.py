@@ -6,6 +6,7 @@ stops it. A service whose address is set (MILLRACE_KAFKA, _REDIS, _FLINK) is use
 """
 
 import fcntl
+import itertools
 import json
 import secrets
 import shutil
@@ -181,6 +182,8 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
     with _locked(settings.home):
         state = State(settings.home)
         names = _needed(settings)
+        if silent := list(filter(None, itertools.starmap(_missing, _elsewhere(settings).items()))):
+            raise Unavailable("\n".join(silent))  # before what runs is moved to a mistaken address
         for name, entry in [*state.entries.items()]:
             if name.startswith("taskmanager") and name not in names and not entry.alive:  # there were more once
                 state.record(name, None)
@@ -191,7 +194,6 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
                 _retire(name, state, given, progress)
         with ThreadPoolExecutor(max_workers=len(names) + 3) as pool:
             running = [pool.submit(_start, name, settings, state, given, progress) for name in names]
-            running += [pool.submit(_existing, name, address) for name, address in _elsewhere(settings).items()]
             errors = [error for done in as_completed(running) if (error := done.exception()) is not None]
         for error in errors:
             if not isinstance(error, MillraceError):
@@ -239,11 +241,12 @@ def _elsewhere(settings: Settings) -> dict[str, str]:
     return {name: address for name, address in chosen.items() if address}
 
 
-def _existing(name: str, address: str) -> None:
-    """Unavailable if a service that is to be used does not answer."""
-    if not answers(name, address):
-        variable = {"kafka": "MILLRACE_KAFKA", "valkey": "MILLRACE_REDIS", "jobmanager": "MILLRACE_FLINK"}[name]
-        raise Unavailable(f"{variable}={shown(address)} does not answer; correct it, or unset it to start one here")
+def _missing(name: str, address: str) -> str | None:
+    """What to say of a service that is to be used and does not answer."""
+    if answers(name, address):
+        return None
+    variable = {"kafka": "MILLRACE_KAFKA", "valkey": "MILLRACE_REDIS", "jobmanager": "MILLRACE_FLINK"}[name]
+    return f"{variable}={shown(address)} does not answer; correct it, or unset it to start one here"
 
 
 def answers(name: str, address: str) -> bool:

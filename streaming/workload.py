@@ -202,6 +202,11 @@ class Workload:
         for field in self._described:
             options = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
             optional = any(isinstance(option, msgspec.inspect.NoneType) for option in options)
+            numbers = sum(isinstance(one, msgspec.inspect.IntType | msgspec.inspect.FloatType) for one in options)
+            odd = isinstance(field.default, str) or numbers + optional < len(options)  # msgspec checks no default
+            if numbers and odd:
+                expected = "expected a number and nothing else, as float or float | None = None"
+                raise DefinitionError(f"workload {self.name!r}: event field {field.name!r}: {expected}")
             for option in options:
                 if isinstance(option, msgspec.inspect.IntType | msgspec.inspect.FloatType):
                     found.append(Field(field.name, optional, 0))

@@ -120,6 +120,15 @@ def test_a_silent_service_elsewhere_is_named(tmp_path: Path) -> None:
     assert "MILLRACE_FLINK" in str(caught.value)
 
 
+def test_a_mistaken_address_moves_nothing(running: Stack, settings: Settings) -> None:
+    """If this fails, a typing error in an address takes the TaskManager down, and every job with it."""
+    nobody = f"127.0.0.1:{process.free_ports(1)[0]}"
+    before = {part.name: part.process for part in stack.status(settings)}
+    with pytest.raises(Unavailable, match="MILLRACE_KAFKA"):
+        stack.up(replace(settings, kafka=nobody))
+    assert {part.name: part.process for part in stack.status(settings)} == before
+
+
 def test_down_spares_a_process_that_got_the_pid(tmp_path: Path) -> None:
     """If this fails, `down` after a reboot kills whatever process has an old pid."""
     bystander = process.spawn([sys.executable, "-c", "input()"], inherited(), tmp_path / "log")

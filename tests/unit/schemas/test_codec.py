@@ -1,7 +1,9 @@
 """Decoding: a bad value becomes a dead letter of the right kind and costs its neighbours nothing."""
 
 import json
+from typing import Annotated
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +90,15 @@ def test_a_batch_says_of_each_value_what_one_alone_says(values: list[bytes | Non
         with pytest.raises(PoisonEvent) as error:
             DECODER.one(values[letter.index])
         assert error.value.args[0] == letter.kind
+
+
+class Strict(msgspec.Struct):
+    """A bound that is no value itself."""
+
+    value: Annotated[float, msgspec.Meta(gt=0, lt=10)]
+
+
+@pytest.mark.parametrize("value", [b'{"value": 0}', b'{"value": 10}'])
+def test_strict_bounds_are_bounds(value: bytes) -> None:
+    """If this fails, a number out of range is counted as a wrong type."""
+    assert [letter.kind for letter in Decoder(Strict).batch([value])[2]] == ["out-of-range"]

@@ -270,3 +270,22 @@ def test_a_score_of_what_is_missing_is_degraded() -> None:
     said = [json.loads(value or b"") for value in step.decided.values]
     assert [(one["action"], one["degraded"]) for one in said] == [("decline", False), ("review", True)]
     assert step.decided.degraded == 1
+
+
+class Mixed(Transaction, frozen=True):
+    """A number or a text."""
+
+    celsius: float | str | None = None
+
+
+class Defaulted(Transaction, frozen=True):
+    """A default that is none."""
+
+    celsius: float = "warm"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("event", [Mixed, Defaulted])
+def test_numbers_are_numbers(event: type[Transaction]) -> None:
+    """If this fails, the first event with a text in the place of a number ends the job, again and again."""
+    with pytest.raises(DefinitionError, match="'celsius': expected a number and nothing else"):
+        plan(replace(load("fraud"), event=event))
