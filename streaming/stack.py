@@ -182,15 +182,14 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
     with _locked(settings.home):
         state = State(settings.home)
         names = _needed(settings)
-        if silent := list(filter(None, itertools.starmap(_missing, _elsewhere(settings).items()))):
-            raise Unavailable("\n".join(silent))  # before what runs is moved to a mistaken address
+        silent = list(filter(None, itertools.starmap(_missing, _elsewhere(settings).items())))
         for name, entry in [*state.entries.items()]:
             if name.startswith("taskmanager") and name not in names and not entry.alive:  # there were more once
                 state.record(name, None)
         _assign_ports(state, names)
         given = _addresses(settings, state)
         for name in names:
-            if name.startswith("taskmanager"):
+            if name.startswith("taskmanager") and not silent:  # nobody moves to a mistaken address
                 _retire(name, state, given, progress)
         with ThreadPoolExecutor(max_workers=len(names) + 3) as pool:
             running = [pool.submit(_start, name, settings, state, given, progress) for name in names]
@@ -198,8 +197,8 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
         for error in errors:
             if not isinstance(error, MillraceError):
                 raise error
-        if errors:
-            raise Unavailable("\n".join(map(str, errors)))
+        if errors or silent:
+            raise Unavailable("\n".join([*map(str, errors), *silent]))
     return stack(settings)
 
 
