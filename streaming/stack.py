@@ -6,7 +6,6 @@ stops it. A service whose address is set (MILLRACE_KAFKA, _REDIS, _FLINK) is use
 """
 
 import fcntl
-import itertools
 import json
 import secrets
 import shutil
@@ -182,7 +181,7 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
     with _locked(settings.home):
         state = State(settings.home)
         names = _needed(settings)
-        silent = list(filter(None, itertools.starmap(_missing, _elsewhere(settings).items())))
+        silent = [said for name, address in _elsewhere(settings).items() if (said := _missing(name, address))]
         for name, entry in [*state.entries.items()]:
             if name.startswith("taskmanager") and name not in names and not entry.alive:  # there were more once
                 state.record(name, None)

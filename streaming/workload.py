@@ -203,15 +203,13 @@ class Workload:
             options = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
             optional = any(isinstance(option, msgspec.inspect.NoneType) for option in options)
             numbers = sum(isinstance(one, msgspec.inspect.IntType | msgspec.inspect.FloatType) for one in options)
-            odd = isinstance(field.default, str) or numbers + optional < len(options)  # msgspec checks no default
-            if numbers and odd:
-                expected = "expected a number and nothing else, as float or float | None = None"
-                raise DefinitionError(f"workload {self.name!r}: event field {field.name!r}: {expected}")
-            for option in options:
-                if isinstance(option, msgspec.inspect.IntType | msgspec.inspect.FloatType):
-                    found.append(Field(field.name, optional, 0))
-                elif isinstance(option, msgspec.inspect.DictType):
-                    found.append(Field(field.name, True, self._room(field.name, option)))
+            if numbers:
+                if isinstance(field.default, str) or numbers + optional < len(options):  # msgspec checks no default
+                    expected = "expected a number and nothing else, as float or float | None = None"
+                    raise DefinitionError(f"workload {self.name!r}: event field {field.name!r}: {expected}")
+                found.append(Field(field.name, optional, 0))
+            mappings = (one for one in options if isinstance(one, msgspec.inspect.DictType))
+            found += [Field(field.name, True, self._room(field.name, one)) for one in mappings]
         return tuple(found)
 
     def _room(self, name: str, type: msgspec.inspect.DictType) -> int:

@@ -53,10 +53,9 @@ class Books:
         """The accounts of one part of the ids, where the parts before have so many `examples`; waits for a job that is
         behind."""
         from streaming.ledger import Ledger
-        from streaming.plan import plan
 
         of = self._workload
-        entity, skew = plan(of).stages[0].entity, duration(of.skew)
+        entity, skew = of.blocks[0].entity, duration(of.skew)
         ledger = Ledger(self._topics, of.learning, of.policy.actions, entity, number, self.parts, skew)
         for topic, ends in self.ends.items():
             for batch in kafka.records(self._brokers, topic, until=ends):

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from operators.anomaly import Detector
+from operators.track import Tracked
 from schemas.decisions import Decision, Scored
 from streaming.plot import MOVED, Panel, braille, draw
 from streaming.shows import Run
@@ -58,8 +59,10 @@ class Demo(Daily):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, "sensor", STEP, HISTORY)
-        trackers = (getattr(declared, "tracker", None) for declared in run.workload.features)
-        self.detector = next(tracker for tracker in trackers if isinstance(tracker, Detector))
+        (block,) = run.workload.blocks
+        assert isinstance(block, Tracked)
+        assert isinstance(block.tracker, Detector)
+        self.detector = block.tracker
         self.injected: list[Injected] = []
         self.alerts: list[list[int]] = [[] for _ in self.keys]  # readings
         self.false = self.now = 0  # false alerts, newest decided reading

@@ -289,3 +289,14 @@ def test_numbers_are_numbers(event: type[Transaction]) -> None:
     """If this fails, the first event with a text in the place of a number ends the job, again and again."""
     with pytest.raises(DefinitionError, match="'celsius': expected a number and nothing else"):
         plan(replace(load("fraud"), event=event))
+
+
+class Either(Transaction, frozen=True):
+    """A whole number or another one."""
+
+    celsius: int | float = 0
+
+
+def test_a_number_of_either_kind_is_one_column() -> None:
+    """If this fails, what two kinds of numbers may stand in is read as two fields."""
+    assert replace(load("fraud"), event=Either).numbers == ("amount", "celsius")
