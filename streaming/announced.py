@@ -9,7 +9,7 @@ from models.onnx import Session
 from models.registry import fetch
 from schemas import frames
 from schemas.errors import ModelRejected
-from schemas.models import Announcement, decode
+from schemas.models import Announcement, Version, decode
 from schemas.time import duration
 from streaming.plan import Plan
 from streaming.signals import Signal, encode_signal
@@ -52,27 +52,41 @@ class Models:
                 self._try(announced)
 
     def _try(self, announced: Announcement) -> None:
-        loaded: dict[str, Session] = {}
-        good = True
-        for version in (announced.champion, *announced.challengers):
-            if version is None:
-                continue
-            kept = self._sessions.get(version.version)
+        """Let the announced models serve: the champion as soon as it has passed, the others when they have, too, or
+        when another champion is announced."""
+        found, wanted = announced.champion, announced.challengers
+        champion = self._passed(announced, found) if found else None
+        good = found is None or champion is not None
+        champion = champion if good else self._champion  # stays where the announced one is refused
+        beside = dict[str, Session]()
+        if champion is not self._champion:
+            self._serve(champion, {c.version: self._sessions[c.version] for c in wanted if c.version in self._sessions})
+        for version in wanted:
+            if any(other.champion != found for other in self._waiting if other.revision > announced.revision):
+                return
+            if session := self._passed(announced, version):
+                beside[version.version] = session
+        self._serve(champion, beside)
+        self._taken = announced.revision if good else self._taken
+
+    def _passed(self, announced: Announcement, version: Version) -> Session | None:
+        """The model as it was announced; None where it is refused, which is told."""
+        kept = self._sessions.get(version.version)
+        if kept is None or kept.artifact.sha256 != version.sha256:
             try:
-                if kept is None or kept.artifact.sha256 != version.sha256:
-                    kept = admit(fetch(version), features=self._plan.names, budget_ms=self._budget)
-                loaded[version.version] = kept
+                kept = admit(fetch(version), features=self._plan.names, budget_ms=self._budget)
             except Exception as error:  # of any kind: nobody waits for this thread
                 self.refused(announced.at, version.version, error)
                 self._revision = min(self._revision, announced.revision - 1)  # it may be mended, and announced again
-                good = good and version is not announced.champion
-        champion = self._champion  # stays where the announced one is refused
-        if good:
-            champion = loaded[announced.champion.version] if announced.champion else None
-        beside = tuple(loaded[c.version] for c in announced.challengers if c.version in loaded)
+                return None
+            self._sessions[version.version] = kept
+        return kept
+
+    def _serve(self, champion: Session | None, beside: dict[str, Session]) -> None:
+        """Let `champion` decide and `beside` be scored from the next batch on."""
         with self._lock:
-            self._taken = announced.revision if good else self._taken
-            self._champion, self._sessions, self._ready = champion, loaded, (champion, beside)
+            self._champion, self._ready = champion, (champion, tuple(beside.values()))
+        self._sessions = beside if champion is None else beside | {champion.artifact.version: champion}
 
     def refused(self, at: int, model: str, error: Exception) -> None:
         """Note that a model cannot be used."""

@@ -1,6 +1,7 @@
 """The learning loop of a job: only what was announced is taken up, and all is learned once, killed or not."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from streaming.resident import FeatureOperator, StageSpec, open_stage
 from streaming.signals import quality
 from streaming.workloads import load, refer
 from tests import java
+from tests.world import wait
 
 DAY, NOW = 86_400_000, 1_800_000_000_000
 OWN, A, B, C = (linear("small", {"value": weight, "key_count_1h": 0.0}) for weight in (-0.05, 0.1, 0.2, 0.3))
@@ -153,6 +155,28 @@ def test_the_newest_announcement_is_tried_first(registry: Registry) -> None:
         models.announced(encode(msgspec.structs.replace(good, revision=8)), wait=False)
     models.announced(encode(msgspec.structs.replace(good, revision=9)), wait=True)
     assert told(models) == ((A.version,), [])
+
+
+def test_a_champion_decides_before_its_challengers_have_passed(registry: Registry) -> None:
+    """A promotion waits for the trials of every challenger: half a minute on a busy machine."""
+    for model in (A, B, C):
+        registry.register("small", model)
+    registry.promote("small", A.version)
+    models, first = Models(small(), "small"), announcement(registry, "small")
+    (file,) = [file for file in Path(registry.url).rglob("*.onnx") if B.version in str(file)]
+    file.unlink()
+    os.mkfifo(file)  # B's trial waits for its bytes
+    models.announced(encode(first), wait=False)
+    heard = list[tuple[str | None, ...]]()
+    wait(lambda: bool(heard.extend(filter(None, told(models)[:1])) or heard), 20, "a champion")
+    assert heard == [(A.version,)]
+    registry.promote("small", C.version)
+    models.announced(encode(announcement(registry, "small")), wait=False)
+    file.write_bytes(B.onnx)
+    file.unlink()
+    heard.clear()
+    wait(lambda: bool(heard.extend(filter(None, told(models)[:1])) or heard), 20, "the next")
+    assert heard == [(C.version, B.version, A.version)]
 
 
 def rows(count: int, days: float, first: int = 20, seed: int = 1) -> list[bytes]:
