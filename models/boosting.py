@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from models import graph, metrics
 from models.artifact import Artifact, pack
+from models.drift import Reference
 from models.onnx import TOLERANCE, Session
 from schemas.errors import DefinitionError, ModelRejected
 
@@ -22,6 +23,7 @@ DAY = 86_400_000  # ms
 CANARY = 2_000  # rows on which LightGBM and ONNX Runtime must agree
 STEPS = 7.5  # trees × rate, of which fewer trees of a larger rate make as good a model, or nearly, up to
 LARGEST = 0.3
+USUAL = 100_000  # rows that tell what is usual
 FEW = 0.01  # of the rows, that may have values of which no tree can be made
 
 
@@ -121,6 +123,15 @@ def fit(
     )
     _agree(artifact, rows, scores)
     return artifact
+
+
+def reference(artifact: Artifact, X: ArrayLike, at: ArrayLike) -> Reference:
+    """What `artifact` was trained on and says of it, for the watch over drift: rows float[n, f] in order of their times
+    `at` int64[n] ms."""
+    some = slice(None, None, len(times := np.asarray(at, np.int64)) // USUAL + 1)
+    rows = np.asarray(X, np.float32)[some]
+    both = np.column_stack((rows, Session(artifact).score(rows)))
+    return Reference.of(both, (*artifact.features, "score"), times[some])
 
 
 def _finite(

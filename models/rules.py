@@ -142,8 +142,8 @@ def drift(
     """What counts as drift, and what follows: `drift(psi=0.2, window="1d", then="refit")`.
 
     A column has moved when its PSI over a `window` of event time, of at least `rows` rows, exceeds `psi`; `delta` is
-    ADWIN's chance of a false alarm at a look. Then: nothing but a signal, a refit, or a reset of the learner. A replay
-    refits by itself; of a job the signal says `"then": "refit"`, for whoever runs `millrace train` on its examples.
+    ADWIN's chance of a false alarm at a look. Then: nothing but a signal, trees fitted anew (a job fits them to
+    the newest examples on its topic), which challenge the champion, or a reset of the learners.
     """
     found: tuple[tuple[bool, str, object, str], ...] = (
         (psi > 0, "psi", psi, "a number above 0, such as 0.2"),

@@ -1,6 +1,6 @@
 """One example, as the teacher takes it, and what concerns several of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,3 +46,12 @@ def by_version(lessons: Sequence[Lesson]) -> dict[str, F64]:
                 scores[version] = np.full(len(lessons), np.nan)
             scores[version][row] = score
     return scores
+
+
+def by_lineage(scores: Mapping[str, F64], of: Callable[[str], str]) -> dict[str, F64]:
+    """Scores f64[k] by what a version is of: of one lineage no event was scored by two versions."""
+    merged: dict[str, F64] = {}
+    for version, values in scores.items():
+        name = of(version)
+        merged[name] = np.where(np.isfinite(values), values, merged[name]) if name in merged else values
+    return merged

@@ -1,4 +1,4 @@
-"""The join of decisions with their outcomes in a replay, and models refitted on a schedule: a year in a minute.
+"""The join of decisions with their outcomes in a replay.
 
 The twin on a cluster is `streaming.loop`. No example comes before its label was known, none twice.
 """
@@ -9,15 +9,11 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from models.exploration import Cap
 from operators.examples import rank
-from schemas.errors import ModelRejected
 from streaming.decider import Decided
 from streaming.engine import Events, Truth
-from streaming.lesson import Lesson, within
+from streaming.lesson import Lesson
 from streaming.plan import Plan
-from streaming.signals import Signal
-from streaming.teacher import Teacher
 
 Pending = tuple[str, int, float, tuple[str, ...], tuple[float, ...], NDArray[np.float64]]
 """Key, at, weight, versions, scores and row of a decision."""
@@ -92,45 +88,3 @@ class Lessons:
 def _lesson(id: str, waiting: Pending, known: int, label: bool, source: str, presumed: bool = False) -> Lesson:
     key, at, weight, versions, scores, row = waiting
     return Lesson(id, key, at, known, label, presumed, weight, source, versions, scores, row)
-
-
-class Refit:
-    """Boosted trees, fitted every `every` ms of event time to all examples so far, as one lineage."""
-
-    def __init__(self, teacher: Teacher, plan: Plan, every: int):
-        self._teacher, self._every = teacher, every
-        self._name = f"{plan.workload.name}-refit"
-        self._columns = [plan.names.index(name) for name in teacher.inputs]
-        self._parts: list[tuple[NDArray[np.float32], NDArray[np.float64]]] = []
-        self._cap = Cap(teacher.rule.cap) if teacher.rule.cap else None
-        self._due = 0
-
-    def add(self, lessons: Sequence[Lesson]) -> list[Signal]:
-        """Keep examples; fit where it is time, or where drift asks for it."""
-        now = lessons[-1].known
-        lessons = within(self._cap, lessons)
-        if lessons:
-            rows = np.array([lesson.row for lesson in lessons])[:, self._columns].astype(np.float32)
-            about = [(lesson.at, lesson.label, lesson.weight) for lesson in lessons]
-            self._parts.append((rows, np.array(about, np.float64)))
-        self._due = self._due or now + self._every
-        if not self._parts or (now < self._due and not self._teacher.refit_wanted):
-            return []
-        self._due, self._teacher.refit_wanted = now + self._every, False
-        return self._fit(now)
-
-    def _fit(self, now: int) -> list[Signal]:
-        from models.boosting import fit  # brings LightGBM
-
-        X, about = (np.concatenate(part) for part in zip(*self._parts, strict=True))
-        at, label, weight = about.T
-        order = np.argsort(at, kind="stable")
-        recipe = {"command": "millrace replay --refit", "until": now, "examples": len(label)}
-        try:
-            made = fit(
-                X[order], label[order] > 0.5, self._teacher.inputs, self._name, at=at[order], weight=weight[order],
-                recipe=recipe,
-            )  # fmt: skip
-        except ModelRejected as error:
-            return [Signal("refused", self._name.rpartition("-")[0], now, {"model": self._name, "reason": str(error)})]
-        return self._teacher.enter(made, now)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from models.drift import Reference
 from models.registry import Registry, announcement
 from models.snapshot import pack, unpack
 from operators.examples import Due, ExampleJoin
@@ -28,6 +29,7 @@ from streaming.lesson import Lesson
 from streaming.lineages import lineage
 from streaming.observe import Loop
 from streaming.plan import Plan
+from streaming.refit import BY, Fitting
 from streaming.signals import Signal, delay, encode_signal, quality, segments
 from streaming.teacher import Teacher
 
@@ -205,10 +207,6 @@ class _Learned(msgspec.Struct, tag="learned/2"):
     revision: int  # of the registry that was looked at
 
 
-BY = "learning"
-"""Who made a change in the registry that no one needs to follow."""
-
-
 Quality = Callable[[str, str, dict[str, float]], None]
 """Hears the measures of a lineage in a segment; empty: of all."""
 
@@ -221,9 +219,11 @@ class LearnOperator:
     damaged or was changed by people at the same moment, it learns on, and announces later.
     """
 
-    def __init__(self, plan: Plan, topics: Topics, registry: str, quality: Quality):
-        self._name, self._teacher, self._own = topics.name, Teacher(plan), plan.workload.model.version
+    def __init__(self, plan: Plan, topics: Topics, registry: str, quality: Quality, fitting: Fitting | None = None):
+        """Without `fitting` trees are fitted by nobody, whatever drift asks for."""
+        self._name, self._teacher, self._own = topics.name, Teacher(plan, self._trained), plan.workload.model.version
         self._registry, self._quality, self._layouts = Registry(registry), quality, Layouts(plan.names)
+        self._fitting, self._at = fitting, 0
         self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
         self._verdicts: list[Signal] = []
         self._anew: list[Signal] = []
@@ -240,12 +240,12 @@ class LearnOperator:
             else:
                 self._teacher.served(_WAITING.decode(payload(record)))
         signals, outputs, self._anew = self._anew, list[tuple[int, bytes]](), []
-        at = lessons[-1].known if lessons else 0
+        self._at = at = lessons[-1].known if lessons else self._at
         try:
             signals += self._people()
         except MillraceError as error:
             signals.append(Signal("unavailable", self._name, at, {"reason": str(error)}))
-        signals += self._teacher.add(lessons)
+        signals += self._teacher.add(lessons) + self._refitted()
         self._verdicts += [signal for signal in signals if signal.kind in ("promote", "rollback")]
         try:
             if self._teacher.lineup.revision != self._told:
@@ -257,6 +257,26 @@ class LearnOperator:
             signals.append(Signal("unavailable", self._name, at, {"reason": str(error)}))
         key = self._name.encode()
         return _pack(outputs + [(frames.SIGNAL, frames.sink(key, encode_signal(signal))) for signal in signals])
+
+    def _refitted(self) -> list[Signal]:
+        """Have trees fitted where drift asks for it, and let them challenge once they are made."""
+        if self._fitting is None or not self._teacher.refit_wanted or not self._at:
+            return []
+        try:
+            if (version := self._fitting.made(self._at)) is None:
+                return []
+            signals = self._teacher.enter(self._registry.get(self._name, version), self._at)
+        except MillraceError as error:
+            signals = [Signal("refused", self._name, self._at, {"model": "refit", "reason": str(error)})]
+        self._teacher.refit_wanted = False
+        return signals
+
+    def _trained(self, version: str) -> Reference | None:
+        """What a version was trained on, where whoever registered it said so."""
+        try:
+            return msgspec.convert(self._registry.entry(self._name, version).reference, Reference | None)
+        except (MillraceError, msgspec.ValidationError):  # not registered, as the definition's, or not to be read now
+            return None
 
     def _lesson(self, taught: Taught) -> Lesson:
         s = taught.served

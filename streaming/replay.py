@@ -16,14 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from models.drift import Reference
 from models.onnx import Session
 from operators.join import Label
 from operators.kernels.tables import Rows
 from schemas.codec import DeadLetter
 from streaming.decider import Decided, Decider
 from streaming.engine import Events, Intake, Joiner, Labels, Lookup, OutcomeIntake, Truth, no_labels, to_labels, update
-from streaming.lessons import Lessons, Refit
+from streaming.lessons import Lessons
 from streaming.plan import Plan, Stage
+from streaming.refit import Refit
 from streaming.signals import Signal
 from streaming.teacher import Teacher
 
@@ -94,10 +96,11 @@ class Replay:
         self._labelled = plan.labelled
         self._joiner = Joiner(plan) if self._labelled else None
         self._pending: defaultdict[str, bytes] = defaultdict(bytes)
-        self.teacher = Teacher(plan) if teach else None
+        usual = dict[str, Reference]()
+        self.teacher = Teacher(plan, usual.get) if teach else None
         self._refit = None
         if self.teacher and (refit or self.teacher.rule.drift.then == "refit"):
-            self._refit = Refit(self.teacher, plan, refit or sys.maxsize)
+            self._refit = Refit(self.teacher, plan, refit or sys.maxsize, usual)
         self._lineup = self.teacher.lineup if self.teacher else None
         self._sessions: dict[str, Session] = {}
         self._newest = 0

@@ -22,7 +22,7 @@ from schemas import frames
 from schemas.codec import DeadLetter
 from schemas.frames import Request
 from schemas.topics import Topics
-from streaming import layouts, told
+from streaming import layouts, refit, told
 from streaming.again import Again
 from streaming.announced import Models
 from streaming.apart import Apart, Told
@@ -85,7 +85,9 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
 def open_learner(spec: str, told: Told) -> LearnOperator:
     """The last stage of the learning loop, where it runs; it tells `told` the quality of each version."""
     decoded, compiled, topics = _read(spec)
-    return LearnOperator(compiled, topics, decoded.services.registry, told)
+    services = decoded.services
+    request = refit.Request(decoded.workload, services.brokers, topics.examples, services.registry, topics.name)
+    return LearnOperator(compiled, topics, services.registry, told, refit.Fitting(request))
 
 
 def _read(spec: str) -> tuple[StageSpec, Plan, Topics]:

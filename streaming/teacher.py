@@ -8,7 +8,7 @@ the newest version of the champion lineage decides. Where a learner starts anew,
 lineage, that version is a lineage of its own from then on: what the learner makes of little has to beat it first.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
+from models.drift import Reference
+from models.drift import Signal as Moved
 from models.evaluation import Evaluation, Labelled
 from models.exploration import Cap
 from models.promotion import Contest, Verdict
@@ -24,7 +26,7 @@ from operators.kernels.ids import hash_ids
 from schemas.errors import DefinitionError, ModelRejected
 from streaming.layouts import relaid
 from streaming.learning import Learning
-from streaming.lesson import Lesson, by_version, within
+from streaming.lesson import Lesson, by_lineage, by_version, within
 from streaming.lineages import Lineages, newest
 from streaming.plan import Plan
 from streaming.pupils import Pupils
@@ -36,6 +38,7 @@ I64 = NDArray[np.int64]
 
 BLOCK = 256
 """Examples that are taken together, and predicted before they are learned; the same ones, however they come."""
+
 
 @dataclass(frozen=True)
 class Lineup:
@@ -78,9 +81,12 @@ class _State(msgspec.Struct, tag="teacher/3"):
 
 
 class Teacher:
-    """Learns from examples. Pure: no clock, no files; the same examples give the same models, however split."""
+    """Learns from examples. Pure: no clock, no files; the same examples give the same models, however split.
 
-    def __init__(self, plan: Plan):
+    `trained` tells what a version that nobody here made was trained on, where that is known.
+    """
+
+    def __init__(self, plan: Plan, trained: Callable[[str], Reference | None] = lambda version: None):
         workload = plan.workload
         if workload.learning is None:
             raise DefinitionError(f"workload {workload.name!r}: declares no learning=, so nothing can be taught")
@@ -97,13 +103,16 @@ class Teacher:
         self.contest = Contest(self.rule.promotion, self.lineages.root)
         self._newest = {self.contest.champion: self._own}
         self.retired: list[str] = []  # what lost does not challenge again, though the registry still lists it
-        self._watching = Watching(self.rule.drift, self.inputs, self.rule.promotion.settle or 0)
+        self._trained, self._watching = trained, self._watch(None)
         self._cap = Cap(self.rule.cap) if self.rule.cap else None
         self.counts = {"examples": 0, "presumed": 0, "capped": 0}
         self.artifacts = {self._own: workload.model} if isinstance(workload.model, Artifact) else {}
         self._revision, self._due, self.refit_wanted = 0, 0, False
         self._served: dict[str, float] = {}  # what the evaluation has not heard of yet
         self._heavy: bytes | None = None
+
+    def _watch(self, state: bytes | None) -> Watching:
+        return Watching(self.rule.drift, self.inputs, self.rule.promotion.settle or 0, state)
 
     def _part(self, version: str) -> None:
         """Let `version` fight as itself."""
@@ -151,6 +160,8 @@ class Teacher:
         self._revision += 1
         self._prune()
         role = "champion" if name == self.contest.champion else "challenger"
+        if role == "champion" and name not in self._declared:  # trees that know what has moved
+            self._watching.reset(name, self._trained(artifact.version))
         return [self._signal("model", now, version=artifact.version, role=role, examples=self.counts["examples"])]
 
     def _prune(self) -> None:
@@ -227,12 +238,13 @@ class Teacher:
         self.counts["examples"] += len(lessons)
         self.counts["presumed"] += sum(lesson.presumed for lesson in lessons)
         self.evaluation.add(self._labelled(lessons, rows, labels, at, known, weight), scores)
-        inputs, ids = rows[:, : len(self.inputs)], [lesson.id for lesson in lessons]
-        signals = self._drift(ids, inputs, self._merged(scores).get(self.contest.champion), labels, (at, known))
-        by_lineage = self._merged(scores)  # by now
-        fresh = self.pupils.learn(ids, inputs, labels, weight)
+        inputs, ids, champion = rows[:, : len(self.inputs)], [lesson.id for lesson in lessons], self.contest.champion
+        fought = by_lineage(scores, self.lineages.of)
+        signals = self._drift(self._watching.add(ids, inputs, fought, champion, labels, at, known))
+        fought = by_lineage(scores, self.lineages.of)  # by now
+        fresh = self.pupils.learn(ids, inputs, labels, weight, at)
         by = [self.lineages.of(lesson.versions[0]) for lesson in lessons]
-        verdicts = self.contest.add(by_lineage, labels, known, weight, fresh=fresh, at=at, by=by)
+        verdicts = self.contest.add(fought, labels, known, weight, fresh=fresh, at=at, by=by)
         return signals + [self._told(verdict) for verdict in verdicts]
 
     def _labelled(
@@ -246,12 +258,8 @@ class Teacher:
         groups = hash_ids([lesson.key for lesson in lessons])
         return Labelled(labels, at, known, weight, segments, groups, amount)
 
-    def _drift(
-        self, ids: list[str], inputs: F64, champion: F64 | None, labels: NDArray[np.bool_], times: tuple[I64, I64]
-    ) -> list[Signal]:
-        if champion is None:
-            return []
-        found = self._watching.add(ids, inputs, champion, labels, *times)
+    def _drift(self, found: Sequence[Moved]) -> list[Signal]:
+        """What follows of what has moved."""
         worse = any(signal.kind == "psi" or signal.found > signal.expected for signal in found)
         then = self.rule.drift.then if worse else "nothing"
         self.refit_wanted |= then == "refit"
@@ -263,14 +271,6 @@ class Teacher:
             signals += self._anew(self._declared, signals[-1].at, {})
         return signals
 
-    def _merged(self, scores: Mapping[str, F64]) -> dict[str, F64]:
-        """Scores by lineage: of one lineage no event was scored by two versions."""
-        merged: dict[str, F64] = {}
-        for version, values in scores.items():
-            name = self.lineages.of(version)
-            merged[name] = np.where(np.isfinite(values), values, merged[name]) if name in merged else values
-        return merged
-
     def _told(self, verdict: Verdict) -> Signal:
         self._changed()
         if verdict.kind == "rollback" and self.lineages.strange(verdict.instead):
@@ -281,10 +281,10 @@ class Teacher:
         )  # fmt: skip
 
     def _changed(self) -> None:
-        """Another champion: what is usual is to be learned anew."""
+        """Another champion: something else is usual."""
         self._revision += 1
         self._heavy = None
-        self._watching.reset()
+        self._watching.reset(self.contest.champion, self._trained(self.lineup.champion))
         for version in self.lineages.apart:
             if version not in (self.contest.champion, self.contest.previous):
                 self.contest.leave(version)
@@ -354,8 +354,7 @@ class Teacher:
         same = s.measured == self._measured()
         self.evaluation = Evaluation(self.rule.evaluation, heavy.evaluation if same else None, self.lineages.of)
         self.contest = Contest.restore(self.rule.promotion, s.contest)
-        watched = heavy.watching if s.inputs == self.inputs else None
-        self._watching = Watching(self.rule.drift, self.inputs, self.rule.promotion.settle or 0, watched)
+        self._watching = self._watch(heavy.watching if s.inputs == self.inputs else None)
         self._cap = Cap(self.rule.cap, state=heavy.cap) if self.rule.cap and heavy.cap else self._cap
         self._newest, self.retired, self.counts = s.newest, s.retired, s.counts
         self._revision, self._due, self.refit_wanted, self._served = s.revision, s.due, s.refit, s.served

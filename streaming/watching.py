@@ -1,8 +1,10 @@
 """Watching for drift: does the world still look as the champion knew it, and does it err as it used to?
 
-Beside the teacher, which hands it every example. What is usual is learned of one champion lineage's first weeks; later
-windows are compared with it, column by column, and the champion's loss is watched by ADWIN.
+Beside the teacher, which hands it every example. Windows of event time are compared, column by column, with what is
+usual, which is what the champion was trained on; and the champion's loss is watched by ADWIN.
 """
+
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -20,67 +22,102 @@ I64 = NDArray[np.int64]
 
 DAY = MILLISECONDS["d"]
 
-USUAL_DAYS, USUAL_ROWS, USUAL_SHARE = 14, 2_000, 8
-"""What is usual is what one champion lineage saw in so many days and rows, of one example in so many: two whole
-weeks, so that a Sunday is no drift."""
+USUAL_DAYS, USUAL_ROWS, USUAL_MOST = 14, 2_000, 4_096
+"""What is usual is learned of so many days and rows: two whole weeks, so that a Sunday is no drift. Where there are
+more rows than the last, every second one stays, by chance."""
+
+AT, KNOWN, HASH = -3, -2, -1
+"""Columns of the rows of which is learned what is usual, behind the inputs."""
 
 
-class _State(msgspec.Struct, tag="watching/1"):
+class _State(msgspec.Struct, tag="watching/2"):
     adwin: bytes
     watch: bytes
     reference: bytes
-    usual: NDArray[np.float64]
-    first: float = np.inf
+    recent: NDArray[np.float64]
+    said: dict[str, NDArray[np.float64]]
+    share: int
+    begun: float
+    first: float
 
 
 class Watching:
     """Of one workload with the columns `inputs`, whose labels of either kind are known `settle` ms after their event.
-    Pure; goes on from `state`, a snapshot."""
+    Pure; goes on from `state`, a snapshot.
+
+    What is usual is what the champion was trained on, where a `Reference` tells, or else the newest examples that it
+    has said anything of, in shadow too: of one that was learned here, those were the last that it learned.
+    """
 
     def __init__(self, rule: DriftRule, inputs: tuple[str, ...], settle: int, state: bytes | None = None):
         self.rule, self._inputs, self._settle = rule, inputs, settle
+        self._recent = np.empty((0, len(inputs) - AT))
+        self._said: dict[str, F64] = {}
+        self._share, self._begun = 1, np.inf
         self._watch: Watch | None = None
-        self.reset()
+        self.reset("")
         if state:
             s = unpack(state, _State)
-            self._adwin, self._usual = Adwin("log-loss", rule.delta, s.adwin), s.usual
-            self._first = s.first
+            self._adwin, self._recent, self._said = Adwin("log-loss", rule.delta, s.adwin), s.recent, s.said
+            self._share, self._begun, self._first = s.share, s.begun, s.first
             if s.watch:
                 self._watch = Watch(rule, msgspec.json.decode(s.reference, type=Reference), s.watch)
 
-    def reset(self) -> None:
-        """Another champion: what is usual is to be learned anew."""
+    def reset(self, champion: str, reference: Reference | None = None) -> None:
+        """Another champion, with what is known of its training."""
         self._adwin = Adwin("log-loss", self.rule.delta)
         self._watch, self._first = None, np.inf
-        self._usual = np.empty((0, len(self._inputs) + 2))
+        if reference is not None and reference.names == (*self._inputs, "score"):
+            self._watch = Watch(self.rule, reference)
+        self._usually(champion)
 
     def add(
-        self, ids: list[str], inputs: F64, champion: F64, labels: NDArray[np.bool_], at: I64, known: I64
-    ) -> list[Signal]:
-        """Take `k` examples: rows f64[k, inputs], the champion's scores f64[k], labels bool[k], and the times i64[k] of
-        the events and of the labels, ms. Returns what moved, in what the champion saw."""
-        seen = np.isfinite(champion)
-        seen, self._first = settled(self._first, seen, at, known, self._settle)
-        found = self._adwin.add(loss(champion[seen], labels[seen]), known[seen])
-        both = np.column_stack((inputs, champion))
-        if self._watch is not None:
-            found += self._watch.add(both[seen], at[seen])  # without weights, as what is usual was learned
-        else:
-            self._usually(both, at, seen & (hash_ids(ids) % USUAL_SHARE == 0))
+        self, ids: list[str], inputs: F64, scores: Mapping[str, F64], champion: str, labels: NDArray[np.bool_],
+        at: I64, known: I64,
+    ) -> list[Signal]:  # fmt: skip
+        """Take `k` examples: rows f64[k, inputs], what each lineage said of them f64[k], labels bool[k], and the times
+        i64[k] of the events and of the labels, ms. Returns what moved, in what the champion saw."""
+        begun, self._begun = settled(self._begun, np.ones(len(at), np.bool_), at, known, self._settle)
+        found, mine = list[Signal](), scores.get(champion)
+        if mine is not None:
+            seen, self._first = settled(self._first, np.isfinite(mine), at, known, self._settle)
+            found = self._adwin.add(loss(mine[seen], labels[seen]), known[seen])
+            if self._watch is not None:  # without weights, as what is usual was learned
+                found += self._watch.add(np.column_stack((inputs, mine))[seen], at[seen])
+        hashes = (hash_ids(ids) >> np.uint64(16)).astype(np.float64)
+        some = begun & (hashes % self._share == 0)
+        self._keep(np.column_stack((inputs, at, known, hashes))[some], {name: x[some] for name, x in scores.items()})
+        self._usually(champion)
         return found
 
-    def _usually(self, rows: F64, at: I64, some: NDArray[np.bool_]) -> None:
-        """Learn what is usual, until there is enough of it to watch for drift."""
-        self._usual = np.concatenate((self._usual, np.column_stack((rows, at))[some]))
-        times = self._usual[:, -1]
-        if len(times) >= USUAL_ROWS and times.max() - times.min() >= USUAL_DAYS * DAY:
-            first = self._usual[np.argsort(times, kind="stable")]
-            reference = Reference.of(first[:, :-1], (*self._inputs, "score"), first[:, -1].astype(np.int64))
-            self._watch, self._usual = Watch(self.rule, reference), self._usual[:0]
+    def _keep(self, rows: F64, scores: Mapping[str, F64]) -> None:
+        """Keep the newest rows: of the days that tell what is usual, or of more where those have too few."""
+        old, new = np.full(len(self._recent), np.nan), np.full(len(rows), np.nan)
+        names = sorted({*self._said, *scores})
+        said = {name: np.concatenate((self._said.get(name, old), scores.get(name, new))) for name in names}
+        rows = np.concatenate((self._recent, rows))
+        stays = rows[:, KNOWN] >= rows[:, KNOWN].max(initial=0) - (USUAL_DAYS + 1) * DAY
+        stays |= stays.sum() < USUAL_ROWS
+        while stays.sum() > USUAL_MOST:
+            self._share *= 2
+            stays &= rows[:, HASH] % self._share == 0
+        self._recent = rows[stays]
+        self._said = {name: x[stays] for name, x in said.items() if np.isfinite(x[stays]).any()}
+
+    def _usually(self, champion: str) -> None:
+        """Learn what is usual, where there is enough of it to watch for drift."""
+        if self._watch is not None or champion not in self._said:
+            return
+        both = np.column_stack((self._recent[:, :AT], self._said[champion], self._recent[:, AT:]))
+        both = both[np.isfinite(self._said[champion])]
+        if len(both) >= USUAL_ROWS and np.ptp(both[:, KNOWN]) >= USUAL_DAYS * DAY:
+            at = np.maximum.accumulate(both[:, AT]).astype(np.int64)  # as they come to the watch
+            self._watch = Watch(self.rule, Reference.of(both[:, :AT], (*self._inputs, "score"), at))
 
     def snapshot(self) -> bytes:
         """The state; `Watching(rule, inputs, settle, snapshot)` goes on from it."""
         watch, reference = b"", b""
         if self._watch:
             watch, reference = self._watch.snapshot(), msgspec.json.encode(self._watch.reference)
-        return pack(_State(self._adwin.snapshot(), watch, reference, self._usual, self._first))
+        kept = self._recent, self._said, self._share, self._begun, self._first
+        return pack(_State(self._adwin.snapshot(), watch, reference, *kept))

@@ -254,7 +254,7 @@ def train_command(
     Or: millrace train fraud --examples examples.parquet --out my-model
     Then: millrace deploy fraud --set model=$PWD/my-model
     """
-    from models.boosting import Boosting, fit
+    from models.boosting import Boosting, fit, reference
     from streaming.examples import read_examples
     from streaming.simulator import DAY
 
@@ -271,15 +271,15 @@ def train_command(
         _make(out)
     with options.err.status(f"fitting {int(keep.sum()):,} examples"):
         rows, params = data.columns(features)[keep], Boosting.of(trees)
-        recipe = {"command": " ".join(["millrace", *sys.argv[1:]])}
         name, at, kept = plan.workload.name, data.at[keep], data.weight[keep]
+        recipe = {"command": " ".join(["millrace", *sys.argv[1:]]), "range": [int(at[0]), int(at[-1])]}
         artifact = fit(rows, data.label[keep], features, name, at=at, weight=kept, params=params, recipe=recipe)
     result, text = _fitted(artifact)
     if out is not None:
         result["out"] = str(artifact.save(out))
         text += f"\nin {out}"
     if out is None or registry is not None:
-        result |= models.enter(plan.workload, artifact, registry, (int(at[0]), int(at[-1])), "millrace train")
+        result |= models.enter(plan.workload, artifact, registry, reference(artifact, rows, at), "millrace train")
         text += f"\nchallenger in {result['registry']}\nNext: millrace promote {workload} {artifact.version}"
         text += f" --registry {registry}" if registry else ""
     options.show(result, as_json, text)

@@ -25,6 +25,7 @@ from streaming.signals import SPANS, delay, quality, segments
 
 if TYPE_CHECKING:
     from models.artifact import Artifact
+    from models.drift import Reference
     from models.registry import Registry, Revision
     from streaming.plan import Plan
     from streaming.workload import Workload
@@ -83,12 +84,12 @@ def announce(registry: "Registry", workload: str) -> bool:
 
 
 def enter(
-    definition: "Workload", artifact: "Artifact", url: str | None, range: tuple[int, int], why: str
+    definition: "Workload", artifact: "Artifact", url: str | None, reference: "Reference", why: str
 ) -> dict[str, object]:
-    """Register a trained model as a challenger and announce it; `range`: event time of its examples, ms."""
+    """Register a trained model as a challenger and announce it; `reference`: what it was trained on."""
     chosen, name = registry(url), definition.name
     parent = chosen.champion(name) or definition.model.version
-    chosen.register(name, artifact, range=range, parent=parent, by=_user(), why=why)
+    chosen.register(name, artifact, reference=reference, parent=parent, by=_user(), why=why)
     return {"registry": chosen.url, "alias": "challenger", "announced": announce(chosen, name)}
 
 

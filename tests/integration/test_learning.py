@@ -209,6 +209,41 @@ def test_promotion_by_hand(world: Make, data: Data) -> None:
     assert all(model.startswith("fraud") for model in models)
 
 
+def test_drift_has_trees_refitted(world: Make) -> None:
+    """`drift(then="refit")` is declared, drift is found, and nothing follows; or trees know what is yet to be known."""
+    text = Path(streaming.workloads.fraud.__file__).read_text()
+    for old, new in (
+        ("presume=False,", 'presume=False, drift=drift(psi=0.5, then="refit"),'),
+        ("from models.rules import ", "from models.rules import drift, "),
+    ):
+        assert old in text
+        text = text.replace(old, new, 1)
+    data = Data.simulated(Spec(cards=300, terminals=600, days=38))
+    events = list(map(json.loads, data.events))
+    begin = events[0]["at"] // DAY * DAY
+    for event in events:
+        event["amount"] *= 1.0 + 9.0 * (event["at"] > begin + 26 * DAY)
+    job = world(reference=Reference("variant.py", text, set=LEARNS.set))
+    job.publish([json.dumps(event).encode() for event in events], data.outcomes)
+    job.deploy()
+    job.reach(len(events))
+    more = [event | {"id": f"again-{number}"} for number, event in enumerate(events[-6000:])]
+    later = job.publishing([json.dumps(event).encode() for event in more], (), 100)
+    registry, name = Registry(str(job.settings.home / "models")), job.topics.name
+
+    def fitted() -> list[str]:
+        return [version for version in registry.challengers(name) if "-refit-" in version]
+
+    wait(lambda: bool(fitted()), 60, f"trees, after {told(job, 'drift')}, {told(job, 'refused')}")
+    later.stop()
+    entry = registry.entry(name, fitted()[0])
+    assert entry.by == "learning"
+    assert entry.range is not None
+    assert begin < entry.range[0] < entry.range[1] < begin + 31 * DAY
+    assert entry.reference is not None
+    assert [s["detail"]["version"] for s in told(job, "model") if "-refit-" in s["detail"]["version"]] == fitted()
+
+
 def test_another_definition_goes_on(world: Make, data: Data) -> None:
     """If this fails, a job whose learner has another setting, or that has a feature more, never runs again from its
     savepoint, or learns the values of one feature as those of another."""

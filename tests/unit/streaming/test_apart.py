@@ -92,7 +92,7 @@ def ask(apart: Apart, *records: bytes, at: int = 1) -> list[tuple[int, int]]:
 
 def come(apart: Apart, count: int) -> list[tuple[int, int]]:
     """The next sums, so many of them."""
-    found, until = list[tuple[int, int]](), time.monotonic() + 30
+    found, until = list[tuple[int, int]](), time.monotonic() + 120  # the other process is nice
     while len(found) < count and time.monotonic() < until:
         found += ask(apart)
         time.sleep(0.01)

@@ -230,6 +230,12 @@ def test_a_kill_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     expected, signals = teach(opened(of, whole), records)
     assert "promote" in {kind for kind, _ in signals}
     assert len(expected) >= 5
+    entries = whole.versions("small")
+    ranges = [entry.range for entry in entries if entry.by == "learning" and entry.version != OWN.version]
+    first, *others = [known for known in ranges if known is not None]
+    assert len(others) + 1 == len(ranges)
+    assert {since for since, _ in others} == {first[0]}
+    assert [until for _, until in others] == sorted({until for _, until in others})
     for number, (cut, lost) in enumerate([(300, 0), (1200, 0), (300, 1500), (900, 2100), (2400, 600)]):
         registry = Registry(tmp_path / str(number))
         first = opened(of, registry)

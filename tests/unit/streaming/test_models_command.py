@@ -66,6 +66,7 @@ def test_from_examples_to_champion_and_back(run: Run, examples: Path, tmp_path: 
     (entry,) = listed["versions"]  # type: ignore[misc]
     assert (entry["version"], entry["alias"], entry["parent"]) == (version, "challenger", own)
     assert (entry["range"][0] // DAY, entry["range"][1] // DAY) == (10, 39)
+    assert entry["reference"]["names"][-1] == "score"
     assert entry["metrics"]["validation_average_precision"] > 0.5
     promoted = run("promote", "reference", version, "--why", "better")
     assert (promoted["champion"], promoted["why"], promoted["revision"]) == (version, "better", 2)

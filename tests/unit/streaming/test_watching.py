@@ -2,11 +2,54 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from models.drift import Reference, Signal
 from models.rules import drift
-from streaming.watching import Watching
+from streaming.watching import USUAL_MOST, Watching
 
 DAY = 86_400_000
+F64 = NDArray[np.float64]
+
+
+def watch(watching: Watching, x: F64, at: NDArray[np.int64], champion: str, size: int = 256) -> list[Signal]:
+    """Examples of one column, of which "a" and "b" say the same."""
+    found, scores = list[Signal](), 1 / (1 + np.exp(-x))
+    for rows in np.array_split(np.arange(len(x)), max(1, len(x) // size)):
+        ids, said = [str(at[row]) for row in rows], {"a": scores[rows], "b": scores[rows]}
+        found += watching.add(ids, x[rows, None], said, champion, scores[rows] > 0.5, at[rows], at[rows])
+    return found
+
+
+def days(first: int, last: int, each: int, mean: float = 0.0) -> tuple[F64, NDArray[np.int64]]:
+    """So many values a day, and their times."""
+    draw, n = np.random.default_rng(first), (last - first) * each
+    return draw.normal(mean, 1.0, n), np.sort(draw.integers(first * DAY, last * DAY, n))
+
+
+@pytest.mark.parametrize("each", [600, 20_000])
+def test_a_new_champion_is_watched_from_its_first_day(each: int) -> None:
+    """Drift in the first two weeks after each promotion goes unseen; or every example of those weeks is kept."""
+    watching = Watching(drift(), ("x",), 0)
+    assert watch(watching, *days(0, 17, each), "a") == []
+    watching.reset("b")
+    state = watching.snapshot()
+    assert len(state) < 50 * USUAL_MOST
+    watching = Watching(drift(), ("x",), 0, state)
+    assert watch(watching, *days(17, 19, each), "b") == []
+    assert {s.name for s in watch(watching, *days(19, 22, each, mean=2.0), "b")} >= {"x", "score"}
+    watching.reset("c")  # that nothing is known of
+    assert watch(watching, *days(22, 24, each), "c") == []
+
+
+def test_a_champion_is_watched_against_what_it_was_trained_on() -> None:
+    """A model that was trained on another world than it is put into is not told."""
+    x, at = days(0, 20, 600)
+    usual = Reference.of(np.column_stack((x, 1 / (1 + np.exp(-x)))), ("x", "score"), at)
+    for reference, told in ((usual, {"x", "score"}), (usual.of(x[:, None], ("y",), at), set())):
+        watching = Watching(drift(), ("x",), 0)
+        watching.reset("a", reference)
+        assert {signal.name for signal in watch(watching, *days(20, 23, 600, mean=2.0), "a")} - {"log-loss"} == told
 
 
 @pytest.mark.parametrize("settle", [0, 30])
@@ -22,5 +65,5 @@ def test_labels_that_are_known_sooner_are_no_drift(settle: int) -> None:
     order = np.argsort(known, kind="stable")
     for rows in np.array_split(order[known[order] < days * DAY], 1000):
         ids = [str(row) for row in rows]
-        found += watching.add(ids, x[rows, None], score[rows], labels[rows], at[rows], known[rows])
+        found += watching.add(ids, x[rows, None], {"a": score[rows]}, "a", labels[rows], at[rows], known[rows])
     assert bool(found) == (settle == 0)
