@@ -29,6 +29,7 @@ from schemas.time import duration
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
+RARE = 1e-3  # a share of the rows
 MARKS = 512  # times that tell since when; at most one in 256 of the window's length apart
 
 
@@ -102,10 +103,10 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 def psi(found: F64, expected: F64) -> F64:
-    """Population stability index of counts f64[d, b] against others, f64[d]; half a row stands in an empty bin."""
-    p, q = (np.maximum(c, 0.5) / np.maximum(c.sum(axis=1, keepdims=True), 1.0) for c in (found, expected))
-    terms = np.where((found > 0) | (expected > 0), (p - q) * np.log(p / q), 0.0)
-    return np.asarray(terms.sum(axis=1))
+    """Population stability index of counts f64[d, b] against others, f64[d]. RARE is the least that a bin counts for: it
+    is as large for a window of few rows as for one of many."""
+    p, q = (np.maximum(c / np.maximum(c.sum(axis=1, keepdims=True), 1.0), RARE) for c in (found, expected))
+    return np.asarray(((p - q) * np.log(p / q)).sum(axis=1))
 
 
 class _Watch(msgspec.Struct, tag="drift-watch/1"):
