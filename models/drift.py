@@ -103,8 +103,8 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 def psi(found: F64, expected: F64) -> F64:
-    """Population stability index of counts f64[d, b] against others, f64[d]. RARE is the least that a bin counts for: it
-    is as large for a window of few rows as for one of many."""
+    """Population stability index of counts f64[d, b] against others, f64[d]. A bin counts for RARE at least: it is as
+    large for a window of few rows as for one of many."""
     p, q = (np.maximum(c / np.maximum(c.sum(axis=1, keepdims=True), 1.0), RARE) for c in (found, expected))
     return np.asarray(((p - q) * np.log(p / q)).sum(axis=1))
 

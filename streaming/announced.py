@@ -54,7 +54,7 @@ class Models:
     def _try(self, announced: Announcement) -> None:
         """Let the announced models serve: the champion as soon as it has passed, the others when they have, too, or
         when another champion is announced."""
-        found, wanted = announced.champion, announced.challengers
+        found, wanted = announced.champion, announced.challengers if self._plan.workload.learning else ()
         champion = self._passed(announced, found) if found else None
         good = found is None or champion is not None
         champion = champion if good else self._champion  # stays where the announced one is refused

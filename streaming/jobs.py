@@ -79,8 +79,9 @@ def to_job(deployment: Deployment, brokers: str, settings: Settings, savepoint: 
 
     stages = _features(compiled, topics, spec)
     learns = compiled.workload.learning is not None
-    if learns:
+    if compiled.workload.follows:
         stages[-1] = replace(stages[-1], control=MODELS)
+    if learns:
         stages += _learning(compiled, topics, spec)
     truths = bool(compiled.labelled) or learns
     timed = truths or len(compiled.stages) > 1

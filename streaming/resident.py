@@ -240,7 +240,8 @@ class FeatureOperator(_Operator):
         self._table = Table(stage)
         self._intake = Intake(plan) if stage.index == 0 else None
         self._decider = Decider(plan, serving.lookup) if stage.last else None
-        self._models = Models(plan, topics.name) if stage.last and plan.workload.learning else None
+        self._models = Models(plan, topics.name) if stage.last and plan.workload.follows else None
+        self._learns = plan.workload.learning is not None
         self._again = again
         self._loop, self._layout = Loop(plan.workload.name), layouts.number(plan.names)
         self._told, self._tally = layouts.Layouts(stage.features.inputs), Tally()
@@ -327,7 +328,7 @@ class FeatureOperator(_Operator):
     def _said(self, events: Events, decided: Decided, outputs: _Outputs) -> None:
         keys = [key for key, made in zip(events.entities[0], decided.made, strict=True) if made]
         outputs.put(frames.DECISION, *write_sinks(*join(keys), *lines(decided.lines, len(keys))))
-        if self._models is not None:
+        if self._learns:
             waiting = pending(events, decided, self._layout)
             outputs.add(frames.PENDING, waiting)
             self._loop.joined({"waiting": len(waiting)})

@@ -190,6 +190,11 @@ class Workload:
         if len({block.entity for block in self.blocks}) < len(self.blocks):
             raise DefinitionError(f"{where}: features: two by(…) of the same entity; put all its folds into one")
 
+    @property
+    def follows(self) -> bool:
+        """Whether its jobs take up the champion of the registry: not where the state of a stage is the model."""
+        return self.learning is not None or isinstance(self.model, Artifact)
+
     @cached_property
     def blocks(self) -> tuple[Keyed | Tracked, ...]:
         """The `by` and `track` blocks, in order."""

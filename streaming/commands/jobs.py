@@ -99,7 +99,7 @@ def deploy_command(
         options.err.print("Redis does not answer: no features are published, and what is read there is its default")
     deployment = jobs.deployment(refer(workload, options.overrides(set)), services_, settings)
     before, now = jobs.overrides(deployment.name, settings), deployment.reference.set
-    if deployment.plan.workload.learning is not None:  # it may have changed while no broker was there to hear of it
+    if deployment.plan.workload.follows:  # it may have changed while no broker was there to hear of it
         announce(registry(None), deployment.name)
     known = jobs.expected(settings).get(deployment.name)
     if flink is None:  # noted before it can be interrupted
@@ -144,8 +144,8 @@ def _decides(deployment: "Deployment", settings: "Settings") -> str:
     own, champion = workload.model.version, registry.aliases(deployment.name).champion
     if champion in (None, own):
         return ""
-    if workload.learning is None:
-        return f"{own} decides: without learning a job follows no registry, whose champion is {champion}\n"
+    if not workload.follows:
+        return f"{own} decides, which is no ONNX model: its job follows no registry, whose champion is {champion}\n"
     try:
         lost = registry.lacking(deployment.name, champion, deployment.plan.names)
     except MillraceError as error:  # the job, which runs, refuses it too

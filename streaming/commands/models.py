@@ -238,8 +238,8 @@ def _show(
     text = f"{_told(change)}\nchampion: {change.champion or 'the model of the definition'}"
     text += f"; challengers: {', '.join(change.challengers) or 'none'}\n"
     text += "announced to running jobs" if announced else "no running job has heard of it"
-    if plan is not None and plan.workload.learning is None:
-        text += "\nbut as it is declared, the workload does not learn, and its jobs follow no registry"
+    if plan is not None and not plan.workload.follows:
+        text += "\nbut what decides there is no ONNX model, and its jobs follow no registry"
     options.show(msgspec.to_builtins(change) | {"workload": workload, "announced": announced}, as_json, text)
 
 

@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 import streaming.workloads.fraud
+from models.linear import linear
 from models.registry import Registry, announcement
 from schemas.models import decode
 from schemas.topics import MODELS
@@ -207,6 +208,28 @@ def test_promotion_by_hand(world: Make, data: Data) -> None:
     models = Counter(json.loads(value)["model"] for value in job.everything())
     assert models[chosen] > 0, f"only {models} decided: {registry.history(name)[-4:]}"
     assert all(model.startswith("fraud") for model in models)
+
+
+def test_a_job_that_does_not_learn_follows_the_registry(world: Make, data: Data) -> None:
+    """`millrace train` and `promote` change nothing where a workload does not learn, or old events stand still."""
+    job = world()
+    registry, name = Registry(str(job.settings.home / "models")), job.topics.name
+    half = len(data.events) // 2
+    models = [linear(f"fraud-{n}", {"amount": n / 100.0}) for n in (1, 2)]
+    first, second = (registry.register(name, made) for made in models)
+    registry.promote(name, first)
+    publish(job.services.kafka, announcement(registry, name))
+    job.publish(data.events[:half], data.outcomes)
+    job.deploy()
+    job.reach(half)
+    assert {json.loads(value)["model"] for value in job.everything()} == {first}
+    job.kill("taskmanager-0")
+    job.mend()
+    registry.promote(name, second)
+    publish(job.services.kafka, announcement(registry, name))
+    job.publishing(data.events[half:], (), 1000).finish()
+    job.reach(len(data.events))
+    assert {json.loads(value)["model"] for value in job.everything()} == {first, second}
 
 
 def test_drift_has_trees_refitted(world: Make) -> None:
