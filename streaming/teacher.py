@@ -226,12 +226,14 @@ class Teacher:
     def _take(self) -> list[Signal]:
         self._count_served()
         lessons = within(self._cap, self._waiting)
-        self.counts["capped"] += len(self._waiting) - len(lessons)
+        kept = set(map(id, lessons))
+        for capped in (lesson for lesson in self._waiting if id(lesson) not in kept):  # their labels came all the same
+            self.served(dict.fromkeys(capped.versions, -capped.weight))
+        self.counts["capped"] += len(self._waiting) - len(kept)
         self._waiting = []
         if not lessons:
             return []
-        rows = np.array([lesson.row for lesson in lessons])[:, self._columns]
-        labels = np.array([lesson.label for lesson in lessons])
+        rows, labels = np.array([x.row for x in lessons])[:, self._columns], np.array([x.label for x in lessons])
         weight = np.array([lesson.weight for lesson in lessons], np.float64)
         at, known = np.array([[lesson.at for lesson in lessons], [lesson.known for lesson in lessons]], np.int64)
         scores = by_version(lessons)
@@ -255,8 +257,7 @@ class Teacher:
             segments = [f"{value:.16g}" for value in rows[:, len(self.inputs)].tolist()]
         if self.rule.amount is not None:  # what is no amount costs nothing
             amount = np.where(np.abs(rows[:, -1]) < 1e15, rows[:, -1], 0.0)
-        groups = hash_ids([lesson.key for lesson in lessons])
-        return Labelled(labels, at, known, weight, segments, groups, amount)
+        return Labelled(labels, at, known, weight, segments, hash_ids([lesson.key for lesson in lessons]), amount)
 
     def _drift(self, found: Sequence[Moved]) -> list[Signal]:
         """What follows of what has moved."""
@@ -308,8 +309,8 @@ class Teacher:
     def report(self) -> dict[str, object]:
         """Prequential metrics by lineage and version, the duels, and what was counted."""
         self._count_served()
-        counts = {**self.counts, "waiting": len(self._waiting)}
         evaluation = self.evaluation.report({self.lineup.champion, *self.lineup.challengers})
+        counts = {**self.counts, "waiting": len(self._waiting)}
         return {"evaluation": evaluation, "duels": self.contest.report(), "counts": counts}
 
     def _count_served(self) -> None:

@@ -292,6 +292,10 @@ def test_one_source_counts_so_often_a_day() -> None:
     of = taught(cap=10)
     given = lessons(of, 2048, days=1.0)
     teacher, _, _ = run(of, given)
+    served = sum(lesson.weight for lesson in given)
+    teacher.served(dict.fromkeys(given[0].versions, served))
+    waiting = quality(teacher.report(), "versions")[OWN.version]["unlabelled"]
+    assert waiting == pytest.approx(0.0, abs=1e-9)
     days = {(lesson.known // DAY, lesson.source) for lesson in given if not lesson.presumed}
     presumed = sum(lesson.presumed for lesson in given)
     expected = {"examples": presumed + 10 * len(days), "presumed": presumed, "waiting": 0}
