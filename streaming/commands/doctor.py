@@ -108,13 +108,14 @@ def _variables(chosen: Settings) -> Iterator[Finding]:
 
 
 def _processes(chosen: Settings) -> Iterator[Finding]:
-    """Parts that were started here and no longer live, or live and don't answer; ports that others took."""
+    """Parts that were started here and no longer live, or live and don't answer; ports that others took. What is used
+    elsewhere is another's business."""
     entries = stack.State(chosen.home).entries
-    answers = {part.name: part.healthy for part in stack.status(chosen)}
-    for name, entry in entries.items():
+    answers = {part.name: part.healthy for part in stack.status(chosen) if part.log}
+    for name, entry in ((name, entry) for name, entry in entries.items() if name in answers):
         if entry.process and not entry.alive:
             yield Finding(name, False, f"process {entry.process.pid} ended by itself", "millrace up")
-        elif entry.alive and not answers.get(name):
+        elif entry.alive and not answers[name]:
             yield Finding(name, False, "runs and does not answer", "millrace down && millrace up")
         for port in [] if entry.alive else entry.ports:
             if parts.reachable(f"{parts.HOST}:{port}", 0.2):
@@ -127,7 +128,8 @@ def _elsewhere(chosen: Settings) -> Iterator[Finding]:
         if address:
             well = stack.answers({"redis": "valkey", "flink": "jobmanager"}.get(name, name), address)
             found = f"{settings.shown(address)} {'answers' if well else 'does not answer'}"
-            yield Finding(f"MILLRACE_{name.upper()}", well, found, f"unset MILLRACE_{name.upper()}, or start it")
+            mend = f"correct MILLRACE_{name.upper()}, or unset it to use the one that `millrace up` starts here"
+            yield Finding(f"MILLRACE_{name.upper()}", well, found, mend)
 
 
 LATELY = 60_000

@@ -6,17 +6,19 @@ import os
 import shlex
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from schemas.errors import Unavailable
-from streaming import cli, jobs
+from streaming import cli, jobs, process
 from streaming.commands import options
+from streaming.commands.doctor import _elsewhere, _processes
 from streaming.commands.jobs import _again as again
 from streaming.settings import Settings
-from streaming.stack import State
+from streaming.stack import Entry, State, brokers, stack
 
 
 def test_a_checkpoint_has_what_its_job_began_with_however_many_jobs_ago(tmp_path: Path) -> None:
@@ -94,6 +96,25 @@ def test_a_damaged_stack_is_named(tmp_path: Path, found: str) -> None:
     (tmp_path / "stack.json").write_text(found)
     with pytest.raises(Unavailable, match=r"stack\.json is damaged"):
         State(tmp_path)
+
+
+def test_a_mistaken_address_is_named(tmp_path: Path) -> None:
+    """Who mistypes an address is told to start what runs already, or to take it down."""
+    nobody = f"127.0.0.1:{process.free_ports(1)[0]}"
+    chosen = Settings(home=tmp_path, kafka=nobody)
+    with pytest.raises(Unavailable, match=f"^MILLRACE_KAFKA: found nobody at {nobody}.*correct it") as caught:
+        brokers(chosen)
+    assert "run `millrace up`" not in str(caught.value)
+    with pytest.raises(Unavailable, match=r"MILLRACE_FLINK or --flink: .*\nkafka in .* not up; run `millrace up`"):
+        stack(Settings(home=tmp_path, flink=f"http://{nobody}"), ("kafka", "jobmanager"))
+    living = process.spawn(["sleep", "60"], {}, tmp_path / "log")
+    try:
+        State(tmp_path).record("kafka", Entry([1, 2], process=living))
+        assert list(_processes(chosen)) == []
+        assert [one.mend for one in _processes(replace(chosen, kafka=None))] == ["millrace down && millrace up"]
+        assert [one.check for one in _elsewhere(chosen) if "correct MILLRACE_KAFKA" in one.mend] == ["MILLRACE_KAFKA"]
+    finally:
+        process.stop([living], grace=5.0)
 
 
 def test_a_disk_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
