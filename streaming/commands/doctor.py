@@ -142,7 +142,8 @@ OURS = re.compile("PythonException|Exceeded checkpoint tolerable failure thresho
 
 def _jobs(chosen: Settings) -> Iterator[Finding]:
     """Jobs that fail again and again, those that don't, and those that ended with their JobManager."""
-    found = next((part.address for part in stack.status(chosen) if part.name == "jobmanager" and part.healthy), None)
+    there = stack.status(chosen)
+    found = next((part.address for part in there if part.name == "jobmanager" and part.healthy), None)
     if found is None:
         return
     address = (chosen.flink or f"http://{found}").rstrip("/")
@@ -156,11 +157,20 @@ def _jobs(chosen: Settings) -> Iterator[Finding]:
             ours = [entry for entry in lately if OURS.search(entry["stacktrace"])]  # else a part had died
             fails = job.state == "RESTARTING" or len(ours) >= flink.HOPELESS
             why = f": {flink.failure(address, job.id)}" if fails else ""
-            mend = f"millrace stop {job.name} --cancel, then mend it and deploy it again"
+            mend = _mend(job.name, bool(ours), all(part.healthy for part in there))
             yield Finding(f"job {job.name}", not why, f"{job.state}{why}", mend)
     for name, command in lost.items():
         found = f"was deployed, and is gone from the cluster (if it should be: millrace stop {name} --cancel)"
         yield Finding(f"job {name}", False, found, command)
+
+
+def _mend(job: str, ours: bool, well: bool) -> str:
+    """What helps a job that fails by what is `ours`, or, where it is not, as a part died or there is no room."""
+    if ours:
+        return f"millrace stop {job} --cancel, then mend it and deploy it again"
+    if not well:
+        return "millrace up: the job then goes on by itself"
+    return "wait a minute, it goes on by itself; if it stays so, millrace up --taskmanagers 2 (or more) gives it room"
 
 
 def _devices(chosen: Settings) -> Iterator[Finding]:
