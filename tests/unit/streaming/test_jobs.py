@@ -5,6 +5,8 @@ import io
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,13 @@ def test_a_mistaken_address_is_named(tmp_path: Path) -> None:
         assert [one.check for one in _elsewhere(chosen) if "correct MILLRACE_KAFKA" in one.mend] == ["MILLRACE_KAFKA"]
     finally:
         process.stop([living], grace=5.0)
+
+
+def test_what_is_no_terminal_folds_nothing() -> None:
+    """If this fails, no script can take a table of `millrace models` or `status` apart, or find a long message."""
+    code = "from streaming.commands.options import out, err; out.print('word ' * 100); err.print('word ' * 100)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (said.stdout.count("\n"), said.stderr.count("\n")) == (1, 1)
 
 
 def test_a_disk_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
