@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -279,6 +279,12 @@ def status(settings: Settings) -> list[Part]:
         found = pool.map(local, here)
         others = pool.map(lambda name: Part(name, shown(elsewhere[name]), answers(name, elsewhere[name])), elsewhere)
         return sorted([*found, *others], key=lambda part: (order.index(part.name.split("-")[0]), part.name))
+
+
+def rest(settings: Settings, found: Sequence[Part]) -> str | None:
+    """Where Flink is asked, if the JobManager among the `found` parts answers."""
+    there = next((part.address for part in found if part.name == "jobmanager" and part.healthy), None)
+    return there and (settings.flink or f"http://{there}").rstrip("/")
 
 
 def stack(settings: Settings, needs: Collection[str] = tuple(KINDS)) -> Stack:

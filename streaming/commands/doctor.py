@@ -143,10 +143,9 @@ OURS = re.compile("PythonException|Exceeded checkpoint tolerable failure thresho
 def _jobs(chosen: Settings) -> Iterator[Finding]:
     """Jobs that fail again and again, those that don't, and those that ended with their JobManager."""
     there = stack.status(chosen)
-    found = next((part.address for part in there if part.name == "jobmanager" and part.healthy), None)
-    if found is None:
+    address = stack.rest(chosen, there)
+    if address is None:
         return
-    address = (chosen.flink or f"http://{found}").rstrip("/")
     from streaming import jobs  # with all that it needs
 
     lost = jobs.expected(chosen)
