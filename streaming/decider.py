@@ -16,11 +16,11 @@ from models.artifact import Artifact
 from models.onnx import Session
 from models.policy import DIGITS, Batch
 from schemas.codec import encode_lines
-from schemas.decisions import Decision, Explored, Scored
-from schemas.errors import DefinitionError, MillraceError, ModelRejected
+from schemas.decisions import Decision, Explored
+from schemas.errors import ModelRejected
 from streaming.again import Said
 from streaming.engine import Events, Lookup
-from streaming.plan import Plan, check_model, derive_columns
+from streaming.plan import Plan, check_model, decide_by_policy, derive_columns
 
 F64 = NDArray[np.float64]
 
@@ -123,14 +123,15 @@ class Decider:
         if champion:
             degraded |= np.isnan(scores)  # it has no answer to a value that is missing
         shadows = (c.score(columns.take(read, 1).astype(np.float32)) for c, read in zip(beside, others, strict=True))
-        decided, taken = self._by_policy(
+        decided, taken = decide_by_policy(
+            self.plan.workload,
             Batch(
                 workload=self.plan.workload.name, model=versions[0], ids=events.ids, keys=events.entities[0],
                 at=events.at, degraded=degraded, scores=scores, names=self.plan.names, columns=columns,
                 inputs=features if champion else (),
                 contributions=lambda of: champion.contributions(inputs[of]) if champion else np.empty((len(of), 0)),
                 maps=dict(zip(self._maps, events.entities[len(self.plan.stages) :], strict=True)),
-            )
+            ),
         )  # fmt: skip
         decisions, actions = list(decided), list(taken)
         for row, said in before.items():
@@ -146,21 +147,6 @@ class Decider:
             lines = encode_lines(compress(decisions, made))
         return Decided(lines, made, actions, versions, scored, columns, np.count_nonzero(degraded), weight)
 
-    def _by_policy(self, batch: Batch) -> tuple[Sequence[Decision | None], Sequence[str]]:
-        """What the policy says; what an author got wrong in it is told as such."""
-        policy = self.plan.workload.policy
-        where = f"workload {self.plan.workload.name!r}: policy {type(policy).__name__}"
-        try:
-            decided, taken = policy.decide(batch)
-        except MillraceError:
-            raise
-        except Exception as error:  # whatever an author's code may raise
-            raise DefinitionError(f"{where}: {type(error).__name__}: {error}") from error
-        if not len(decided) == len(taken) == len(batch.ids):
-            found = f"{len(decided)} decisions and {len(taken)} actions of {len(batch.ids)} events"
-            raise DefinitionError(f"{where}: found {found}, expected one of each; None for no decision")
-        return decided, taken
-
     def _explored(self, ids: Sequence[str], decisions: list[Decision | None], actions: list[str]) -> F64:
         """Let chance decide some of what is declined; returns what each event weighs as an example, f64[k]."""
         rule = self.plan.workload.learning
@@ -173,13 +159,7 @@ class Decider:
             chosen = rule.exploration.chosen(ids, declined)
             for row in np.flatnonzero(chosen).tolist():
                 actions[row] = rule.exploration.action
-                decision = decisions[row]
-                if decision is not None and not isinstance(decision, Scored):
-                    raise DefinitionError(
-                        f"workload {self.plan.workload.name!r}: found a decision of type {type(decision).__name__}, "
-                        "expected Scored ones for exploration=, as what is decided by chance must say so"
-                    )
-                if decision is not None:
+                if (decision := decisions[row]) is not None:
                     fields = msgspec.structs.asdict(decision) | {"action": rule.exploration.action}
                     decisions[row] = Explored(**fields, explored=True)
         return rule.weight(ids, quiet, declined, chosen)

@@ -211,18 +211,20 @@ def submit(job: Job, address: str) -> str:
 
 @dataclass(frozen=True)
 class Running:
-    """A job that a cluster knows: its state is Flink's word for it, `started` ms since the epoch."""
+    """A job that a cluster knows: its state is Flink's word for it; when it `started`, and `since` when it is in that
+    state, are ms since the epoch."""
 
     id: str
     name: str
     state: str
     started: int
+    since: int
 
 
 def jobs(address: str) -> list[Running]:
     """Every job of the cluster, also those that ended, the newest first."""
     found = [
-        Running(job["jid"], job["name"], job["state"], job["start-time"])
+        Running(job["jid"], job["name"], job["state"], job["start-time"], job["last-modification"])
         for job in _call(address, "GET", "/jobs/overview")["jobs"]
     ]
     return sorted(found, key=lambda job: -job.started)

@@ -180,7 +180,7 @@ def deploy(deployment: Deployment, stack: Stack, settings: Settings, fresh: bool
     savepoint, before = newest(deployment.name, settings), overrides(deployment.name, settings)
     unread = _unread(deployment.topics, stack.kafka, settings) if savepoint else {}
     _complete(savepoint, _record(settings, f"{deployment.name}.from"))
-    _tell(deployment, stack.kafka)  # before it can be interrupted
+    _tell(deployment, stack.kafka, fresh)  # before it can be interrupted
     try:
         id = flink.submit(to_job(deployment, stack.kafka, settings, savepoint), stack.flink)
     except MillraceError as error:
@@ -214,12 +214,13 @@ def _unread(topics: Topics, brokers: str, settings: Settings) -> dict[str, int]:
     return {topic: count for topic, count in unread.items() if count}
 
 
-def _tell(deployment: Deployment, brokers: str) -> None:
-    """Signal how decisions from now on wait for their outcomes: the ledger asks."""
+def _tell(deployment: Deployment, brokers: str, fresh: bool) -> None:
+    """Signal how decisions from now on wait for their outcomes, and whether they are made anew: the ledger asks."""
     ends = kafka.end_offsets(brokers, deployment.topics.decisions)
+    anew = kafka.end_offsets(brokers, deployment.topics.examples) if fresh else None
     rule, topics = deployment.plan.workload.learning, deployment.topics
     deployed = (rule.horizon, rule.share, rule.exploration is not None) if rule else (0, 1.0, False)
-    detail = msgspec.structs.asdict(signals.Deployed(*deployed, ends))
+    detail = msgspec.structs.asdict(signals.Deployed(*deployed, ends, anew))
     signal = signals.Signal("deployed", deployment.plan.workload.name, time.time_ns() // 1_000_000, detail)
     with kafka.Producer(brokers) as producer:
         producer.publish(topics.signals, [(signal.workload.encode(), signals.encode_signal(signal), ())])

@@ -163,6 +163,16 @@ def offsets_since(brokers: str, topic: str, at: int) -> dict[int, int]:
         return {one.partition: one.offset if one.offset >= 0 else bounds[one.partition][1] for one in found}
 
 
+def committed_offsets(brokers: str, group: str, topics: Iterable[str]) -> dict[str, dict[int, int]]:
+    """For each partition of `topics` up to where `group` has read, as it said last; 0 where it never did."""
+    with _reader(brokers, group) as consumer, _translated(brokers, f"asking how far {group} has read"):
+        wanted = [TopicPartition(topic, p) for topic in topics for p in _bounds(consumer, brokers, topic)]
+        found: dict[str, dict[int, int]] = {one.topic: {} for one in wanted}
+        for one in consumer.committed(wanted, timeout=TIMEOUT):
+            found[one.topic][one.partition] = max(one.offset, 0)
+    return found
+
+
 def _bounds(consumer: Consumer, brokers: str, topic: str) -> dict[int, tuple[int, int]]:
     """For each partition the offset of its oldest record, and the one that its next will get."""
     known = consumer.list_topics(topic, timeout=TIMEOUT).topics[topic]
@@ -185,10 +195,10 @@ def _span(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
 
 
 @contextmanager
-def _reader(brokers: str) -> Iterator[Consumer]:
+def _reader(brokers: str, group: str = "millrace-reader") -> Iterator[Consumer]:
     """A consumer outside every group: commits nothing, sees transactions only when they are complete."""
     options = _client(brokers) | {
-        "group.id": "millrace-reader",
+        "group.id": group,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",

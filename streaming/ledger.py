@@ -17,29 +17,16 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from schemas.topics import Topics
 from streaming.kafka import Record
 from streaming.learning import Learning
+from streaming.rows import I64, ID, OFFSET, ROW, Flags, Rows, before, by_id, find, fresh
 from streaming.signals import Deployed
 
-I64 = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-Rows = NDArray[np.void]
-
-ROW = np.dtype([("id", "S16"), ("where", "i8"), ("what", "S8"), ("at", "i8"), ("known", "i8"), ("how", "u1"),
-                ("waits", "i8")])  # fmt: skip
-"""One record: `where` is partition and offset; without an `id`, what has none that can be read; `how`: bits, as below;
-`waits`: for a decision how long it waits for its outcome (ms, 0: not at all), for an outcome how long an event without
-an alert would."""
-
 LATER, DEAD, DECIDED, TAUGHT, UNSURE = 1, 2, 4, 8, 16
-"""Bits of `how`. LATER: it was read when the ends of the inputs had been noted, and may be about what came behind them.
-Its dead letter, decision or example may be gone. UNSURE: what says how this decision waits may be gone."""
-
-ID, OFFSET = 10, 48
-"""Bytes of an `id` that are of the id alone; bits of an offset in `where`."""
+"""Bits of `how` in a row. LATER: it was read when the ends of the inputs had been noted, and may be about what came
+behind them. Its dead letter, decision or example may be gone. UNSURE: what says how this decision waits may be gone."""
 
 FOREVER = 1 << 62
 Time = Annotated[int, msgspec.Meta(gt=-FOREVER, lt=FOREVER)]
@@ -48,6 +35,7 @@ Time = Annotated[int, msgspec.Meta(gt=-FOREVER, lt=FOREVER)]
 UNREADABLE = msgspec.DecodeError, UnicodeDecodeError, RecursionError
 
 LOST, UNTAUGHT = "was neither decided nor is it a dead letter", "became no example"
+ILLEGIBLE = "cannot be read and is no dead letter"
 
 Entry = tuple[bytes, int, bytes, int, int, int, int]
 
@@ -135,6 +123,8 @@ class Ledger:
         self.learned = 0
         self.counts: dict[str, dict[str, int]] = {}
         self.gone: dict[str, dict[str, int]] = {}
+        self.read: Mapping[str, Mapping[int, int]] = {}
+        """Up to where a job had read inputs, where that is known, before the outputs were taken to their ends."""
         self.wrong: list[CounterExample] = []
 
     def take(self, topic: str, records: Sequence[Record], later: bool = False) -> None:
@@ -201,7 +191,7 @@ class Ledger:
         """Of each decision the number of the deployment that made it, 0 where none is known."""
         of = np.zeros(len(where), np.int64)
         for number, one in enumerate(self._deployed, start=1):
-            of[~_before(where, one.decisions)] = number
+            of[~before(where, one.decisions)] = number
         return of
 
     def _hear(self, signal: _Signal) -> None:
@@ -244,17 +234,25 @@ class Ledger:
         alone = self._part == 0  # what every part reads, one counts
         self.gone = {topic: {"records": alone * sum(offsets.values())} for topic, offsets in self._begins.items()}
         rows = {topic: self._all(topic) for topic in self._rows}
-        decided = self._same(self._topics.decisions, rows[self._topics.decisions])
+        anew = [one for one in self._deployed if one.examples is not None]
+        decided = self._same(self._topics.decisions, rows[self._topics.decisions], [one.decisions for one in anew])
         events = self._events(rows[self._topics.events], decided)
-        examples = self._same(self._topics.examples, rows[self._topics.examples], by="known")
-        self._outcomes(rows[self._topics.outcomes], _by_id(events), _by_id(decided), examples)
+        since = [one.examples or {} for one in anew]
+        examples = self._same(self._topics.examples, rows[self._topics.examples], since, by="known")
+        self._outcomes(rows[self._topics.outcomes], by_id(events), by_id(decided), examples)
         self.counts |= {_short(topic): {"foreign": count} for topic, count in self._foreign.items() if count and alone}
         return not self.wrong
 
     @property
-    def behind(self) -> bool:
-        """Whether all that is wrong may be right once a running job has come so far."""
-        return all(wrong.kind in (LOST, UNTAUGHT) for wrong in self.wrong)
+    def pending(self) -> int:
+        """How much of what is wrong, or unread, may be right once a running job has come so far."""
+        unread = sum(of.get("unread", 0) for of in self.counts.values())
+        return unread + sum(wrong.kind in (LOST, UNTAUGHT, ILLEGIBLE) for wrong in self.wrong)
+
+    def _unread(self, topic: str, rows: Rows) -> Flags:
+        """Which records of an input no job has come to yet."""
+        behind = ~before(rows["where"], self.read.get(topic, {}))
+        return behind & (topic in self.read)
 
     def _all(self, topic: str) -> Rows:
         """Rows of a topic, the first of each id first."""
@@ -267,25 +265,31 @@ class Ledger:
         mask = (1 << OFFSET) - 1
         self.wrong += [CounterExample(kind, topic, w >> OFFSET, w & mask) for w in rows["where"].tolist()]
 
-    def _same(self, topic: str, rows: Rows, by: str = "at") -> Rows:
-        """The first row of each id; a fault where a later one says something else."""
-        fresh = _fresh(rows)
-        first = rows[fresh]
-        own = first[np.cumsum(fresh) - 1] if len(rows) else rows
+    def _same(self, topic: str, rows: Rows, anew: Sequence[Mapping[int, int]], by: str = "at") -> Rows:
+        """The first row of each id; a fault where a later one says something else, but where the id is said for the
+        first time since one of the places from which all was said `anew`."""
+        new, life = fresh(rows), np.zeros(len(rows), np.int64)
+        for offsets in anew:
+            life += ~before(rows["where"], offsets)
+        begins = new | np.append(True, np.diff(life) != 0)[: len(rows)]
+        first, own = rows[new], rows[np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))]
         differs = (rows["what"] != own["what"]) | (rows[by] != own[by])
         self._fault("says something else than the first record of its id", topic, rows[differs])
         if len(first):  # a job that begins anew says it again, and lets it wait as its definition has it
-            first["waits"] = rows["waits"][np.append(np.flatnonzero(fresh)[1:], len(rows)) - 1]
-        self.counts[_short(topic)] = {"records": len(rows), "ids": len(first), "repeats": len(rows) - len(first)}
+            first["waits"] = rows["waits"][np.append(np.flatnonzero(new)[1:], len(rows)) - 1]
+        again = int(begins.sum()) - len(first)
+        counts = {"records": len(rows), "ids": len(first), "repeats": len(rows) - len(first) - again}
+        self.counts[_short(topic)] = counts | _some("said anew", again)
         return first
 
-    def _living(self, topic: str, rows: Rows) -> tuple[Rows, int, int]:
-        """The rows that are no dead letters, how many are, and of how many that is untold; a fault where one has no id
-        and is none."""
+    def _living(self, topic: str, rows: Rows) -> tuple[Rows, int, int, int]:
+        """The rows that are no dead letters, how many are, of how many that is untold, and how many without an id are
+        unread; a fault where one has no id and is none."""
         dead, doubt = np.isin(rows["where"], np.array(self._dead[topic], np.int64)), rows["how"] & DEAD > 0
-        unread = ~dead & (rows["id"] == b"")
-        self._fault("cannot be read and is no dead letter", topic, rows[unread & ~doubt])
-        return rows[~dead & ~unread], int(dead.sum()), int((unread & doubt).sum())
+        illegible = ~dead & (rows["id"] == b"")
+        unread = illegible & ~doubt & self._unread(topic, rows)
+        self._fault(ILLEGIBLE, topic, rows[illegible & ~doubt & ~unread])
+        return rows[~dead & ~illegible], int(dead.sum()), int((illegible & doubt).sum()), int(unread.sum())
 
     def _beyond(self, kind: str, topic: str, rows: Rows, of: str) -> None:
         """Rows of an output about no record that is left `of` an input: faults, unless they came later or that may be
@@ -295,7 +299,7 @@ class Ledger:
         self._fault(kind, topic, rows[~later & ~about])
         if of in self._begins:
             dead = np.unique(np.array(self._dead[of], np.int64))
-            known = about.sum() + (self._part == 0) * _before(dead, self._begins[of]).sum()
+            known = about.sum() + (self._part == 0) * before(dead, self._begins[of]).sum()
             self.counts[_short(topic)][f"of {_short(of)} that are gone"] = int(about.sum())
             self.gone[of]["known"] = int(known)
             if of == self._topics.events and not self._quiet and not self._doubts().keys() & {DEAD, DECIDED}:
@@ -304,12 +308,13 @@ class Ledger:
     def _events(self, rows: Rows, decided: Rows) -> Rows:
         """Account for events; returns the first row of each id."""
         topic = self._topics.events
-        living, dead, untold = self._living(topic, rows)
-        first = living[_fresh(living)]
+        living, dead, untold, illegible = self._living(topic, rows)
+        first = living[fresh(living)]
         if topic in self._begins:  # may repeat one that is gone, unless that would have come from the future
             first["how"][first["at"] <= self._until[topic] + self._skew] |= sum(self._doubts())
         there, doubt = np.isin(first["id"], decided["id"]), first["how"] & (DEAD | DECIDED) > 0
-        lost = ~there & ~doubt
+        unread = ~there & ~doubt & self._unread(topic, first)
+        lost = ~there & ~doubt & ~unread
         if not self._quiet:
             self._fault(LOST, topic, first[lost])
         strange = decided[~np.isin(decided["id"], first["id"])]
@@ -317,25 +322,25 @@ class Ledger:
         self.counts["events"] = {
             "records": len(rows), "decided": int(there.sum()), "dead": dead, "duplicates": len(living) - len(first),
             "quiet" if self._quiet else "lost": int(lost.sum()),
-        } | self._untold(untold + int((~there & doubt).sum()))  # fmt: skip
+        } | self._open(illegible + int(unread.sum()), untold + int((~there & doubt).sum()))  # fmt: skip
         return first
 
-    def _untold(self, count: int) -> dict[str, int]:
-        """How many records may have ended in what is gone, where anything is."""
-        return {"untold": count} if self._begins else {}
+    def _open(self, unread: int, untold: int) -> dict[str, int]:
+        """How many records of an input are unread, if any, and may have ended in what is gone, where anything is."""
+        return _some("unread", unread) | ({"untold": untold} if self._begins else {})
 
     def _outcomes(self, rows: Rows, events: Rows, decided: Rows, examples: Rows) -> None:
         """Account for outcomes and examples."""
         topic, rule = self._topics.outcomes, self._learning
-        living, dead, untold = self._living(topic, rows)
-        event, known = _find(living, events)
-        example, there = _find(living, examples)
+        living, dead, untold, illegible = self._living(topic, rows)
+        event, known = find(living, events)
+        example, there = find(living, examples)
         stray = int((~known & ~(there & (rule is not None))).sum())
         gone = self._topics.events in self._begins  # the event of a stray one may be
         counts = {"records": len(rows), "dead": dead, "unknown": 0 if gone else stray}
         self.counts["outcomes"], untold = counts, untold + stray * gone
         if rule is None:
-            counts |= {"of an event": int(known.sum())} | self._untold(untold)
+            counts |= {"of an event": int(known.sum())} | self._open(illegible, untold)
             self._beyond("is of no outcome", self._topics.examples, examples[:0], topic)
             return
         presumed = there & (example["what"] == b"presumed")
@@ -343,8 +348,8 @@ class Ledger:
         about &= np.maximum(living["known"], example["at"]) == example["known"]
         taught = np.isin(examples["id"], living["id"][about]) | (examples["what"] == b"presumed")
         self._beyond("is of no outcome", self._topics.examples, examples[~taught], topic)
-        learned = _fresh(living[about])
-        decision, loud = _find(living, decided)
+        learned = fresh(living[about])
+        decision, loud = find(living, decided)
         waits = np.where(loud, decision["waits"], living["waits"])
         late = known & ~about & (presumed | (living["known"] > event["at"] + np.where(waits, waits, rule.horizon)))
         other = there & ~about & ~late
@@ -354,44 +359,23 @@ class Ledger:
         clock = int(examples["known"].max(initial=-1))
         unsampled = told & (waits == 0)
         due = told & ~unsampled & (np.maximum(living["known"], event["at"]) < clock)
+        unread = due & self._unread(topic, living)
+        due &= ~unread
         self._fault(UNTAUGHT, topic, living[due])
         counts |= {
             "learned": int(learned.sum()),
             "repeated": int(about.sum()) - int(learned.sum()), "corrected": int(other.sum()), "late": int(late.sum()),
-            "waiting": int((told & ~unsampled & ~due).sum()), "unsampled": int(unsampled.sum()), "lost": int(due.sum()),
-        } | self._untold(untold + int((rest & ~told).sum()))  # fmt: skip
+            "waiting": int((told & ~unsampled & ~due & ~unread).sum()), "unsampled": int(unsampled.sum()),
+            "lost": int(due.sum()),
+        } | self._open(illegible + int(unread.sum()), untold + int((rest & ~told).sum()))  # fmt: skip
 
 
-def _fresh(rows: Rows) -> Flags:
-    """Which rows are the first of their id, of rows by id."""
-    return np.append(True, rows["id"][1:] != rows["id"][:-1])[: len(rows)]
-
-
-def _by_id(rows: Rows) -> Rows:
-    """The first row of each id, whatever the key, of rows by id."""
-    rows = rows.copy()
-    rows["id"] = rows["id"].astype(f"S{ID}")
-    return rows[_fresh(rows)]
+def _some(what: str, count: int) -> dict[str, int]:
+    return {what: count} if count else {}
 
 
 def _short(topic: str) -> str:
     return topic.rpartition(".")[2]
-
-
-def _before(where: I64, offsets: Mapping[int, int]) -> Flags:
-    """Which of these places lie before `offsets`, by partition."""
-    partition = where >> OFFSET
-    bounds = np.array([offsets.get(p, 0) for p in range(int(partition.max(initial=0)) + 1)], np.int64)
-    before: Flags = where & ((1 << OFFSET) - 1) < bounds[partition]
-    return before
-
-
-def _find(rows: Rows, among: Rows) -> tuple[Rows, Flags]:
-    """For each of `rows` the row of its id `among` (rows by id, each id once), and whether there is one."""
-    if not len(among):
-        return np.zeros(len(rows), ROW), np.zeros(len(rows), np.bool_)
-    at = np.minimum(np.searchsorted(among["id"], rows["id"]), len(among) - 1)
-    return among[at], among["id"][at] == rows["id"]
 
 
 def together(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

@@ -3,6 +3,7 @@
 Pure and printable (`millrace describe`); the runners execute it and add nothing to it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from traceback import extract_tb
@@ -10,10 +11,14 @@ from traceback import extract_tb
 import numpy as np
 from numpy.typing import NDArray
 
+from models.artifact import Artifact
+from models.policy import Batch, Policy
 from operators.keyed import EntityFeatures, compile_features
 from operators.track import Tracked
 from operators.tracked import TrackedFeatures
-from schemas.errors import DefinitionError
+from schemas.codec import encode_lines
+from schemas.decisions import Decision, Scored
+from schemas.errors import DefinitionError, MillraceError
 from schemas.time import duration
 from streaming.kernels import keep_finite
 from streaming.workload import Column, Columns, Derive, Enrich, Expression, Workload
@@ -22,6 +27,10 @@ I64 = NDArray[np.int64]
 DAY = 86_400_000
 
 ARRAYS = "expected an expression over arrays, of one value for each event, as np.where(f.amount > 100, 1, 0)"
+DECIDES = (
+    "expected decide(batch) to return two sequences: of each event a decision, as schemas.decisions.Scored, or None, "
+    "and one of the policy's `actions`"
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,7 @@ def _check_columns(plan: Plan) -> None:
             raise DefinitionError(f"{where}: learning({setting}=…): {found}")
     for learner in plan.workload.learners:
         learner.start(plan.workload.inputs or plan.names)
+    _check_policy(plan, where)
 
 
 def _check_derived(plan: Plan, where: str) -> None:
@@ -170,6 +180,26 @@ def _check_derived(plan: Plan, where: str) -> None:
         if not np.allclose(beside, single, rtol=1e-9):
             found = f"found {beside.tolist()} of two events, {single.tolist()} of each alone; {ARRAYS}"
             raise DefinitionError(f"{where}: derive({name}=…): {found}")
+
+
+def _check_policy(plan: Plan, where: str) -> None:
+    """Have the policy decide three made-up events, all of zeros or of ones, one of them degraded, and write what it
+    says: what it gets wrong there it would get wrong in a job, again and again."""
+    at, scores, degraded = np.array([0, DAY, 2 * DAY]), np.array([0.0, 1.0, 1.0]), np.array([False, False, True])
+    columns = derive_columns(plan, at, np.repeat(scores[:, None], len(plan.names), axis=1))
+    model, ids = plan.workload.model, ("1", "2", "3")
+    inputs = model.features if isinstance(model, Artifact) else ()
+    batch = Batch(
+        workload=plan.workload.name, model=model.version, ids=ids, keys=ids, at=at, degraded=degraded, scores=scores,
+        names=plan.names, columns=columns, inputs=inputs, contributions=lambda of: np.ones((len(of), len(inputs))),
+        maps={field.name: ("",) * len(ids) for field in plan.workload.fields if field.room},
+    )  # fmt: skip
+    decided, _ = decide_by_policy(plan.workload, batch)
+    try:
+        encode_lines(decided)
+    except (TypeError, ValueError, OverflowError) as error:
+        said = f"{_named(plan.workload.policy)}: a decision cannot be written: {error}"
+        raise DefinitionError(f"{where}: {said}; expected plain values, as batch.scores.tolist() gives") from error
 
 
 def check_model(plan: Plan) -> None:
@@ -216,12 +246,47 @@ def derive_columns(plan: Plan, at: I64, columns: Column) -> Column:
                 if found is None or np.shape(found) not in ((), at.shape):  # numpy would spread it over all rows
                     raise ValueError(f"found {found!r} for {len(at)} events")
             except Exception as error:  # the author's own expression
-                line = "".join(f" ({f.filename}:{f.lineno})" for f in extract_tb(error.__traceback__)[1:2])
-                otherwise = f"{type(error).__name__}: {error}{line}; {ARRAYS}"
+                otherwise = f"{type(error).__name__}: {error}{_line(error)}; {ARRAYS}"
                 what = error if isinstance(error, DefinitionError) else otherwise
                 raise DefinitionError(f"workload {plan.workload.name!r}: derive({name}=…): {what}") from error
             keep_finite(columns, i)
     return columns
+
+
+def decide_by_policy(workload: Workload, batch: Batch) -> tuple[Sequence[Decision | None], Sequence[str]]:
+    """What the policy says of `batch`; what an author got wrong in it is told as such."""
+    policy, rule = workload.policy, workload.learning
+    chance, where = bool(rule and rule.exploration), f"workload {workload.name!r}: {_named(policy)}"
+    try:
+        decided, taken = policy.decide(batch)
+        found = f"{len(decided)} decisions and {len(taken)} actions of {len(batch.ids)} events"
+        kinds, unknown = set(map(type, decided)) - {type(None)}, set(taken).difference(policy.actions)
+    except MillraceError:
+        raise
+    except Exception as error:  # whatever an author's code may raise
+        raise DefinitionError(f"{where}: {type(error).__name__}: {error}{_line(error)}; {DECIDES}") from error
+    if not len(decided) == len(taken) == len(batch.ids):
+        raise DefinitionError(f"{where}: found {found}, expected one of each; None for no decision")
+    if wrong := [kind.__name__ for kind in kinds if not (kind is Scored if chance else issubclass(kind, Decision))]:
+        expected = "Scored ones" + " for exploration=, as what is decided by chance must say so" * chance
+        raise DefinitionError(f"{where}: found a decision of type {min(wrong)}, expected {expected}; {DECIDES}")
+    if unknown:
+        told = f"found the action {min(map(repr, unknown))}, expected one of {', '.join(policy.actions)}"
+        raise DefinitionError(f"{where}: {told}; name in `actions` all that it takes")
+    return decided, taken
+
+
+def _named(policy: Policy) -> str:
+    """A policy and where its author wrote it."""
+    code = getattr(policy.decide, "__code__", None)  # anything that can be called has to do
+    return f"policy {type(policy).__name__}" + (f" ({code.co_filename}:{code.co_firstlineno})" if code else "")
+
+
+def _line(error: Exception) -> str:
+    """Where an author's code failed that we called, as " (file:line)": in the file where it begins, or nothing."""
+    frames = extract_tb(error.__traceback__)[1:]
+    here = [frame for frame in frames if frame.filename == frames[0].filename]
+    return "".join(f" ({frame.filename}:{frame.lineno})" for frame in here[-1:])
 
 
 def state_ttl(plan: Plan) -> int:

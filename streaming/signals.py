@@ -20,15 +20,19 @@ class Signal(msgspec.Struct, frozen=True):
     detail: dict[str, object]
 
 
+Offsets = dict[int, Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]]
+
+
 class Deployed(msgspec.Struct, frozen=True):
     """The detail of a `deployed` signal: how long (ms) decisions wait for an outcome, 0 where the job does not learn;
     which share of those without an alert waits; whether chance decides some of those with the last action; and where
-    decisions ended before, by partition."""
+    decisions ended before, by partition. After `--fresh` also where `examples` did: all is decided and learned anew."""
 
     horizon: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
     share: Annotated[float, msgspec.Meta(gt=0, le=1)]
     explores: bool
-    decisions: dict[int, Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]]
+    decisions: Offsets
+    examples: Offsets | None = None
 
     def of(self, rule: Learning) -> Learning:
         """`rule` with this horizon and share, and with exploration or without."""

@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -181,7 +181,7 @@ def up(settings: Settings, progress: Progress = _silent) -> Stack:
     with _locked(settings.home):
         state = State(settings.home)
         names = _needed(settings)
-        silent = [said for name, address in _elsewhere(settings).items() if (said := _missing(name, address))]
+        silent = [_mistaken(name, where) for name, where in _elsewhere(settings).items() if not answers(name, where)]
         for name, entry in [*state.entries.items()]:
             if name.startswith("taskmanager") and name not in names and not entry.alive:  # there were more once
                 state.record(name, None)
@@ -239,12 +239,12 @@ def _elsewhere(settings: Settings) -> dict[str, str]:
     return {name: address for name, address in chosen.items() if address}
 
 
-def _missing(name: str, address: str) -> str | None:
+def _mistaken(name: str, address: str) -> str:
     """What to say of a service that is to be used and does not answer."""
-    if answers(name, address):
-        return None
-    variable = {"kafka": "MILLRACE_KAFKA", "valkey": "MILLRACE_REDIS", "jobmanager": "MILLRACE_FLINK"}[name]
-    return f"{variable}={shown(address)} does not answer; correct it, or unset it to start one here"
+    variable = {"kafka": "MILLRACE_KAFKA", "valkey": "MILLRACE_REDIS", "jobmanager": "MILLRACE_FLINK or --flink"}[name]
+    service = {"kafka": "Kafka", "valkey": "Redis", "jobmanager": "Flink"}[name]
+    found = f"found nobody at {shown(address)} who answers, expected {service}"
+    return f"{variable}: {found}; correct it, or unset it to use the one that `millrace up` starts here"
 
 
 def answers(name: str, address: str) -> bool:
@@ -281,13 +281,23 @@ def status(settings: Settings) -> list[Part]:
         return sorted([*found, *others], key=lambda part: (order.index(part.name.split("-")[0]), part.name))
 
 
+def rest(settings: Settings, found: Sequence[Part]) -> str | None:
+    """Where Flink is asked, if the JobManager among the `found` parts answers."""
+    there = next((part.address for part in found if part.name == "jobmanager" and part.healthy), None)
+    return there and (settings.flink or f"http://{there}").rstrip("/")
+
+
 def stack(settings: Settings, needs: Collection[str] = tuple(KINDS)) -> Stack:
     """Addresses of the stack that is up; Unavailable names the parts that are not, of the kinds that it `needs`."""
-    found, wanted = status(settings), {*_needed(settings), *_elsewhere(settings)}
+    found, elsewhere = status(settings), _elsewhere(settings)
+    wanted = {*_needed(settings), *elsewhere}
     needed = (part for part in found if part.name in wanted and part.name.split("-")[0] in needs)
     down_now = [part.name for part in needed if not part.healthy]
-    if down_now:
-        raise Unavailable(f"{', '.join(down_now)} in {settings.home} not up; run `millrace up`")
+    told = [_mistaken(name, elsewhere[name]) for name in down_now if name in elsewhere]
+    if here := [name for name in down_now if name not in elsewhere]:
+        told.append(f"{', '.join(here)} in {settings.home} not up; run `millrace up`")
+    if told:
+        raise Unavailable("\n".join(told))
     given = _addresses(settings, State(settings.home))
     rest = settings.flink or f"http://{given['rest']}"
     return Stack(given["kafka"], given["redis"], rest.rstrip("/"), settings.home / "flink" / "conf", tuple(found))

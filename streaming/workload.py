@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 import numpy as np
@@ -133,11 +133,16 @@ class Workload:
             if not (isinstance(found, type) and issubclass(found, kind)):
                 expected = f"a subclass of schemas.records.{kind.__name__}"
                 raise DefinitionError(f"{where}: {name}: found {found!r}, expected {expected}")
+            _as_inherited(f"{where}: {name}", found, kind)
         if not isinstance(self.model, Artifact | Native):
             raise DefinitionError(f"{where}: model: found {self.model!r}, expected one, as pretrained({self.name!r})")
-        if not callable(getattr(self.policy, "decide", None)):
+        if isinstance(self.policy, type) or not callable(getattr(self.policy, "decide", None)):
             one = 'one, as thresholds(review=0.5, degraded="review")'
             raise DefinitionError(f"{where}: policy: found {self.policy!r}, expected {one}")
+        actions, mine = getattr(self.policy, "actions", None), f"{where}: policy {type(self.policy).__name__}: actions"
+        _each(mine, actions, lambda one: isinstance(one, str), '"approve"')
+        if not actions:
+            raise DefinitionError(f'{mine}: found none, expected all that it takes, as ("approve", "decline")')
         for name in ("budget", "skew", "ttl"):
             try:
                 duration(getattr(self, name))
@@ -163,6 +168,10 @@ class Workload:
             raise DefinitionError(f"{where}: learners: found {self.learning!r}, expected learning=learning(…)")
         if self.outcome is None:
             raise DefinitionError(f"{where}: learning: expected outcome=, the type of what is learned from")
+        chance = self.learning.exploration
+        if chance is not None and chance.action not in self.policy.actions:
+            known = f"expected an action of the policy: {', '.join(self.policy.actions)}"
+            raise DefinitionError(f"{where}: learning: exploration(action={chance.action!r}): {known}")
         if self.learning.horizon > duration(self.ttl):
             days = -(-self.learning.horizon // duration("1d"))
             raise DefinitionError(
@@ -251,6 +260,24 @@ class Workload:
     def topics(self) -> Topics:
         """Names of the topics of the workload."""
         return Topics(self.name)
+
+
+def _as_inherited(where: str, found: type[msgspec.Struct], kind: type[msgspec.Struct]) -> None:
+    """DefinitionError where a field that `found` has from `kind` is of another type, or in wider bounds: whatever reads
+    records relies on those, and would fail on the first that is not so."""
+    own, inherited = (cast(msgspec.inspect.StructType, msgspec.inspect.type_info(one)).fields for one in (found, kind))
+    types = {field.encode_name: field.type for field in own}
+    for base in inherited:
+        given = types.get(base.name)
+        same = type(given) is type(base.type)
+        for limit, sign in (("min_length", 1), ("ge", 1), ("max_length", -1), ("le", -1)):
+            least, stated = getattr(base.type, limit, None), getattr(given, limit, None)
+            same &= least is None or (stated is not None and stated * sign >= least * sign)
+        if not same:
+            raise DefinitionError(
+                f"{where}: field {base.name!r}: found {given}, expected it as {kind.__name__} has it, {base.type}; "
+                f"leave it out of {found.__name__}, or narrow those bounds"
+            )
 
 
 def _each(where: str, found: object, good: Callable[[object], bool], one: str) -> None:

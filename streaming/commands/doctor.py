@@ -108,13 +108,14 @@ def _variables(chosen: Settings) -> Iterator[Finding]:
 
 
 def _processes(chosen: Settings) -> Iterator[Finding]:
-    """Parts that were started here and no longer live, or live and don't answer; ports that others took."""
+    """Parts that were started here and no longer live, or live and don't answer; ports that others took. What is used
+    elsewhere is another's business."""
     entries = stack.State(chosen.home).entries
-    answers = {part.name: part.healthy for part in stack.status(chosen)}
-    for name, entry in entries.items():
+    answers = {part.name: part.healthy for part in stack.status(chosen) if part.log}
+    for name, entry in ((name, entry) for name, entry in entries.items() if name in answers):
         if entry.process and not entry.alive:
             yield Finding(name, False, f"process {entry.process.pid} ended by itself", "millrace up")
-        elif entry.alive and not answers.get(name):
+        elif entry.alive and not answers[name]:
             yield Finding(name, False, "runs and does not answer", "millrace down && millrace up")
         for port in [] if entry.alive else entry.ports:
             if parts.reachable(f"{parts.HOST}:{port}", 0.2):
@@ -127,7 +128,8 @@ def _elsewhere(chosen: Settings) -> Iterator[Finding]:
         if address:
             well = stack.answers({"redis": "valkey", "flink": "jobmanager"}.get(name, name), address)
             found = f"{settings.shown(address)} {'answers' if well else 'does not answer'}"
-            yield Finding(f"MILLRACE_{name.upper()}", well, found, f"unset MILLRACE_{name.upper()}, or start it")
+            mend = f"correct MILLRACE_{name.upper()}, or unset it to use the one that `millrace up` starts here"
+            yield Finding(f"MILLRACE_{name.upper()}", well, found, mend)
 
 
 LATELY = 60_000
@@ -140,10 +142,10 @@ OURS = re.compile("PythonException|Exceeded checkpoint tolerable failure thresho
 
 def _jobs(chosen: Settings) -> Iterator[Finding]:
     """Jobs that fail again and again, those that don't, and those that ended with their JobManager."""
-    found = next((part.address for part in stack.status(chosen) if part.name == "jobmanager" and part.healthy), None)
-    if found is None:
+    there = stack.status(chosen)
+    address = stack.rest(chosen, there)
+    if address is None:
         return
-    address = (chosen.flink or f"http://{found}").rstrip("/")
     from streaming import jobs  # with all that it needs
 
     lost = jobs.expected(chosen)
@@ -154,11 +156,20 @@ def _jobs(chosen: Settings) -> Iterator[Finding]:
             ours = [entry for entry in lately if OURS.search(entry["stacktrace"])]  # else a part had died
             fails = job.state == "RESTARTING" or len(ours) >= flink.HOPELESS
             why = f": {flink.failure(address, job.id)}" if fails else ""
-            mend = f"millrace stop {job.name} --cancel, then mend it and deploy it again"
+            mend = _mend(job.name, bool(ours), all(part.healthy for part in there))
             yield Finding(f"job {job.name}", not why, f"{job.state}{why}", mend)
     for name, command in lost.items():
         found = f"was deployed, and is gone from the cluster (if it should be: millrace stop {name} --cancel)"
         yield Finding(f"job {name}", False, found, command)
+
+
+def _mend(job: str, ours: bool, well: bool) -> str:
+    """What helps a job that fails by what is `ours`, or, where it is not, as a part died or there is no room."""
+    if ours:
+        return f"millrace stop {job} --cancel, then mend it and deploy it again"
+    if not well:
+        return "millrace up: the job then goes on by itself"
+    return "wait a minute, it goes on by itself; if it stays so, millrace up --taskmanagers 2 (or more) gives it room"
 
 
 def _devices(chosen: Settings) -> Iterator[Finding]:

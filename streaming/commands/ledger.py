@@ -1,5 +1,6 @@
 """`millrace ledger`: proves on the topics that nothing was lost, or shows what was."""
 
+import shlex
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,9 +41,15 @@ class Books:
     def __init__(self, brokers: str, workload: "Workload", topics: Topics, memory: int = 1024, patience: float = 10.0):
         self._brokers, self._workload, self._topics, self._patience = brokers, workload, topics, patience
         self._outputs = (topics.deadletters, topics.decisions, topics.examples)
+        self._read = self._committed()  # before the outputs: of what was read by then, all that was said is there
         self.ends = {t: kafka.end_offsets(brokers, t) for t in (topics.signals, *self._outputs)}
         self.ends |= {topic: kafka.end_offsets(brokers, topic) for topic in (topics.events, topics.outcomes)}
         self.parts = -(-sum(sum(ends.values()) for ends in self.ends.values()) * ROOM // (memory << 20)) or 1
+
+    def _committed(self) -> dict[str, dict[int, int]]:
+        """Up to where the job had read its inputs at its last checkpoint; its group is called so by Deploy.java."""
+        inputs = self._topics.events, self._topics.outcomes
+        return kafka.committed_offsets(self._brokers, f"millrace-{self._topics.name}", inputs)
 
     @property
     def records(self) -> int:
@@ -62,18 +69,20 @@ class Books:
                 ledger.take(topic, batch)
                 bar.advance(task, len(batch))
             ledger.began(topic, kafka.start_offsets(self._brokers, topic))
+        ledger.read = self._read
         offsets = {topic: dict(self.ends[topic]) for topic in self._outputs}
 
         def missing() -> int:
-            """How much of what is wrong may come right."""
+            """How much of what is wrong or unread may come right."""
             ledger.account()
             told = self._examples(ledger) + examples
             untold = max(ledger.learned - told, 0) if number == self.parts - 1 else 0
-            return len(ledger.wrong) + untold if ledger.behind else 0
+            return ledger.pending + untold
 
         left, deadline = missing(), time.monotonic() + self._patience
         while left and time.monotonic() < deadline:
             time.sleep(0.2)
+            ledger.read = self._committed()
             for topic in self._outputs:
                 self._later(ledger, topic, offsets[topic])
             before, left = left, missing()
@@ -136,13 +145,14 @@ def ledger_command(
     books = Books(stack.brokers(read()), definition, definition.topics, memory, patience)
     with options.progress("read", books.records, as_json) as (bar, task):
         result = books.close(bar, task)
-    options.show({"workload": definition.name} | result, as_json, "\n".join(_lines(result)))
+    deploy = shlex.join(["millrace", "deploy", workload, *(word for one in set or () for word in ("--set", one))])
+    options.show({"workload": definition.name} | result, as_json, "\n".join(_lines(result, deploy)))
     if result["counterexamples"]:
         raise typer.Exit(1)
 
 
-def _lines(result: dict[str, Any]) -> list[str]:
-    """What was counted, what is gone, what is wrong, and the verdict."""
+def _lines(result: dict[str, Any], deploy: str = "millrace deploy") -> list[str]:
+    """What was counted, what is gone, what is unread until someone says `deploy`, what is wrong, and the verdict."""
     gone, wrong = result["gone"], result["counterexamples"]
     counted = {name: found for name, found in result.items() if isinstance(found, dict) and found is not gone}
     lines = [f"{name:<10} " + ", ".join(f"{n:,} {what}" for what, n in of.items()) for name, of in counted.items()]
@@ -153,7 +163,11 @@ def _lines(result: dict[str, Any]) -> list[str]:
         ended = "learned" if topic.endswith(".outcomes") else "decided"
         told = f", of which {known:,} are known to have been {ended} or dead{rest}" if "known" in one else ""
         lines.append(f"{one['records']:,} records of {topic} are gone (retention){told}")
+    unread = {name: of["unread"] for name, of in counted.items() if of.get("unread")}
+    mend = f"not lost: no job has come to them. `millrace status` shows whether one runs, `{deploy}` starts one"
+    lines += [f"{n:,} records of {name} are unread, {mend}" for name, n in unread.items()]
     lines += [f"{one['topic']} {one['partition']}:{one['offset']}, id {one['id']}: {one['kind']}" for one in wrong]
     partly = any("known" in one for one in gone.values()) or any(of.get("untold") for of in counted.values())
-    verdict = "nothing is wrong in what is left" if partly else "every record is accounted for"
+    whole = "nothing is wrong in what was read" if unread else "every record is accounted for"
+    verdict = "nothing is wrong in what is left" if partly else whole
     return [*lines, f"{result['faults']:,} counter-examples" if wrong else verdict]

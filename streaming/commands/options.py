@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from schemas.records import Event
     from streaming.plan import Plan
 
-out = Console()
-err = Console(stderr=True)
+
+
+def _console(stderr: bool) -> Console:
+    """As wide as the terminal; what goes to a file or another program is not folded, as nobody could take it apart."""
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=10_000)
+
+
+out, err = _console(stderr=False), _console(stderr=True)
 
 Name = Annotated[
     str, typer.Argument(metavar="WORKLOAD", help="A name that `millrace list` shows, or the path of a .py file.")

@@ -1,6 +1,7 @@
 """Commands on the local stack: up, down, status, doctor."""
 
 import threading
+import time
 from dataclasses import replace
 from typing import Annotated
 
@@ -8,8 +9,8 @@ import typer
 from rich.status import Status
 from rich.table import Table
 
+from streaming import flink, stack
 from streaming import settings as configuration
-from streaming import stack
 from streaming.commands import doctor, options
 from streaming.commands.options import Json
 
@@ -97,10 +98,14 @@ def down_command(wipe: Wipe = False, as_json: Json = False) -> None:
 def status_command(as_json: Json = False) -> None:
     """Show every service: whether it answers, where, its process and its log. Exit code 1 if one does not.
 
+    Below stands each job that the cluster runs, with its state and since when it has that.
+
     Example: millrace status --json
     """
-    found = stack.status(configuration.read())
-    well = all(part.healthy for part in found)
+    chosen = configuration.read()
+    found = stack.status(chosen)
+    well, address = all(part.healthy for part in found), stack.rest(chosen, found)
+    jobs = [job for job in flink.jobs(address) if job.state not in flink.TERMINAL] if address else []
     if as_json:
         rows = [
             {
@@ -112,7 +117,8 @@ def status_command(as_json: Json = False) -> None:
             }
             for p in found
         ]
-        options.show({"healthy": well, "parts": rows}, True, "")
+        jobs_ = [{"name": j.name, "id": j.id, "state": j.state, "since": j.since} for j in jobs] if address else None
+        options.show({"healthy": well, "parts": rows, "jobs": jobs_}, True, "")
     else:
         table = Table("part", "answers", "address", "pid", box=None)
         table.add_column("log", overflow="fold")
@@ -121,7 +127,11 @@ def status_command(as_json: Json = False) -> None:
             pid = "elsewhere" if p.process is None and p.healthy else str(p.pid or "-")
             table.add_row(p.name, answers, p.address or "-", pid, str(p.log or "-"))
         options.out.print(table)
-        options.out.print("next: " + ("millrace deploy fraud" if well else "millrace up"), highlight=False)
+        for j in jobs:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(j.since / 1000))
+            options.out.print(f"job {j.name} is {j.state} since {since} UTC, {j.id}", highlight=False, soft_wrap=True)
+        if not (well and jobs):
+            options.out.print("next: " + ("millrace deploy fraud" if well else "millrace up"), highlight=False)
     if not well:
         raise typer.Exit(1)
 

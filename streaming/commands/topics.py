@@ -80,6 +80,8 @@ def publish_command(
     from streaming.workloads import load
 
     definition = load(workload, options.overrides(set))
+    if outcomes is not None and definition.outcome is None:
+        raise DefinitionError(f"--outcomes: workload {definition.name!r} declares no outcome=, and no job reads any")
     if events is not None and events.suffix.lower() == ".csv":
         _check_rows(events, definition)
     chosen = read()

@@ -275,7 +275,9 @@ def test_cli_tells_status_by_exit_code(running: Stack, settings: Settings, tmp_p
     well = millrace("status", "--json", home=settings.home)
     assert well.returncode == 0
     assert json.loads(well.stdout)["healthy"] is True
-    assert millrace("status", home=tmp_path).returncode == 1
+    assert json.loads(well.stdout)["jobs"] == []
+    down = millrace("status", "--json", home=tmp_path)
+    assert (down.returncode, json.loads(down.stdout)["jobs"]) == (1, None)
     wrong = millrace("status", home=tmp_path, MILLRACE_KAFKA="nonsense")
     assert wrong.returncode == 2
     assert "MILLRACE_KAFKA" in wrong.stderr

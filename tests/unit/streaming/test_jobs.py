@@ -5,18 +5,22 @@ import io
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from schemas.errors import Unavailable
-from streaming import cli, jobs
+from streaming import cli, jobs, process
 from streaming.commands import options
+from streaming.commands.doctor import _elsewhere, _processes
 from streaming.commands.jobs import _again as again
 from streaming.settings import Settings
-from streaming.stack import State
+from streaming.stack import Entry, State, brokers, stack
 
 
 def test_a_checkpoint_has_what_its_job_began_with_however_many_jobs_ago(tmp_path: Path) -> None:
@@ -94,6 +98,32 @@ def test_a_damaged_stack_is_named(tmp_path: Path, found: str) -> None:
     (tmp_path / "stack.json").write_text(found)
     with pytest.raises(Unavailable, match=r"stack\.json is damaged"):
         State(tmp_path)
+
+
+def test_a_mistaken_address_is_named(tmp_path: Path) -> None:
+    """Who mistypes an address is told to start what runs already, or to take it down."""
+    nobody = f"127.0.0.1:{process.free_ports(1)[0]}"
+    chosen = Settings(home=tmp_path, kafka=nobody)
+    with pytest.raises(Unavailable, match=f"^MILLRACE_KAFKA: found nobody at {nobody}.*correct it") as caught:
+        brokers(chosen)
+    assert "run `millrace up`" not in str(caught.value)
+    with pytest.raises(Unavailable, match=r"MILLRACE_FLINK or --flink: .*\nkafka in .* not up; run `millrace up`"):
+        stack(Settings(home=tmp_path, flink=f"http://{nobody}"), ("kafka", "jobmanager"))
+    living = process.spawn(["sleep", "60"], {}, tmp_path / "log")
+    try:
+        State(tmp_path).record("kafka", Entry([1, 2], process=living))
+        assert list(_processes(chosen)) == []
+        assert [one.mend for one in _processes(replace(chosen, kafka=None))] == ["millrace down && millrace up"]
+        assert [one.check for one in _elsewhere(chosen) if "correct MILLRACE_KAFKA" in one.mend] == ["MILLRACE_KAFKA"]
+    finally:
+        process.stop([living], grace=5.0)
+
+
+def test_what_is_no_terminal_folds_nothing() -> None:
+    """If this fails, no script can take a table of `millrace models` or `status` apart, or find a long message."""
+    code = "from streaming.commands.options import out, err; out.print('word ' * 100); err.print('word ' * 100)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (said.stdout.count("\n"), said.stderr.count("\n")) == (1, 1)
 
 
 def test_a_disk_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,13 +74,15 @@ def good() -> dict[str, list[Record]]:
 
 
 def ledgers(
-    topics: dict[str, list[Record]], parts: int = 1, begins: Mapping[str, int] | None = None, **options: object
-) -> list[Ledger]:
-    """Closed accounts of these topics, whose records before `begins` are gone."""
+    topics: dict[str, list[Record]], parts: int = 1, begins: Mapping[str, int] | None = None,
+    read: Mapping[str, Mapping[int, int]] | None = None, **options: object,
+) -> list[Ledger]:  # fmt: skip
+    """Closed accounts of these topics, whose records before `begins` are gone, and of which some were `read`."""
     made = []
     for part in range(parts):
         given = {"learning": RULE, "actions": ACTIONS} | options
         ledger = Ledger(TOPICS, part=part, parts=parts, **given)  # type: ignore[arg-type]
+        ledger.read = read or {}
         for topic, batch in topics.items():
             first = (begins or {}).get(topic, 0)
             for record in batch:
@@ -149,7 +151,56 @@ def test_what_is_wrong_is_found(name: str) -> None:
     found = [(one.topic, one.offset) for one in ledger.wrong if kind in one.kind]
     assert found[:1] == [(topic, offset)], ledger.wrong
     assert {one.kind for one in ledger.wrong if kind not in one.kind} == set()
-    assert ledger.behind == (kind in (LOST, UNTAUGHT))
+    assert bool(ledger.pending) == (kind in (LOST, UNTAUGHT, "cannot be read"))
+
+
+def test_what_is_on_its_way_is_waited_for_beside_a_fault() -> None:
+    """One contradiction, and all that a running job has still to say counts as lost at once."""
+    topics = good()
+    FAULTS["another decision"][0](topics)
+    assert ledgers(topics)[0].pending == 0
+    topics[TOPICS.events].append(records([event("new")])[0]._replace(offset=6))
+    assert ledgers(topics)[0].pending == 1
+
+
+def test_what_no_job_has_read_is_not_lost() -> None:
+    """Events and outcomes that were published while no job ran count as lost, or lost ones as unread."""
+    topics = good()
+    topics[TOPICS.decisions] = [*topics[TOPICS.decisions][:3], topics[TOPICS.decisions][4]]  # not of c
+    topics[TOPICS.examples] = topics[TOPICS.examples][2:]  # not of a
+    topics[TOPICS.events] += [Record(0, 6, 0, None, b"{", ()), Record(0, 7, 0, None, event("new"), ())]
+    (ledger,) = ledgers(topics, read={TOPICS.events: {0: 4}, TOPICS.outcomes: {0: 1}})
+    assert [one[:] for one in ledger.wrong] == [(UNTAUGHT, TOPICS.outcomes, 0, 0)]
+    events, outcomes = ledger.counts["events"], ledger.counts["outcomes"]
+    assert (events["lost"], events["unread"], outcomes["lost"], outcomes["unread"]) == (0, 3, 1, 1)
+    assert events["records"] == 8 == sum(events.values()) - 8
+    assert outcomes["records"] == 9 == sum(outcomes.values()) - 9
+    assert ledger.pending == 5
+    (ledger,) = ledgers(topics, read={TOPICS.events: {0: 8}, TOPICS.outcomes: {0: 9}})
+    assert {one.offset for one in ledger.wrong if one.topic == TOPICS.events} == {4, 6, 7}
+    assert "unread" not in ledger.counts["events"]
+
+
+def test_what_is_decided_anew_contradicts_nothing() -> None:
+    """After a deploy with --fresh, which decides by another definition, each decision is a contradiction; or a job's
+    own pass for another's."""
+    said = [decision("a", "approve"), decision("b", "approve"), decision("a", "review"), decision("a", "review")]
+    topics = {
+        TOPICS.signals: records([deployed(1.0, False, 0), deployed(1.0, False, 2, examples=1)]),
+        TOPICS.decisions: records(said),
+        TOPICS.examples: records([example("a", DAY, 2 * DAY), example("a", DAY, 3 * DAY)]),
+        TOPICS.events: records(map(event, "ab")),
+        TOPICS.outcomes: records([outcome("a", 2 * DAY)]),
+    }
+    (ledger,) = ledgers(topics)
+    assert ledger.wrong == []
+    assert ledger.counts["decisions"] == {"records": 4, "ids": 2, "repeats": 1, "said anew": 1}
+    assert ledger.counts["examples"] == {"records": 2, "ids": 1, "repeats": 0, "said anew": 1}
+    topics[TOPICS.decisions] = records([*said, decision("a", "approve")])
+    assert [one.offset for one in ledgers(topics)[0].wrong] == [4]
+    topics[TOPICS.signals] = records([deployed(1.0, False, 0), deployed(1.0, False, 2)])
+    found = {(one.topic, one.offset) for one in ledgers(topics)[0].wrong}
+    assert found == {(TOPICS.decisions, 2), (TOPICS.decisions, 3), (TOPICS.examples, 1)}
 
 
 def test_what_a_job_has_still_to_do_is_no_fault() -> None:
@@ -202,9 +253,13 @@ def test_what_never_waited_is_told_from_what_was_lost() -> None:
     assert {(one.kind, one.offset) for one in ledger.wrong} == {(UNTAUGHT, offset) for offset in lost}
 
 
-def deployed(share: float | None, explores: bool, end: int, days: int = 10) -> bytes:
-    """The signal of a deployment whose decisions begin at `end`; a share of None: it does not learn."""
-    detail = Deployed(0 if share is None else days * DAY, share or 1.0, explores, {0: end})
+def deployed(
+    share: float | None, explores: bool, end: int, days: int = 10, examples: int | None = None
+) -> bytes:  # fmt: skip
+    """The signal of a deployment whose decisions begin at `end`; a share of None: it does not learn; where its examples
+    begin is said of one that begins anew."""
+    anew = None if examples is None else {0: examples}
+    detail = Deployed(0 if share is None else days * DAY, share or 1.0, explores, {0: end}, anew)
     return encode_signal(Signal("deployed", "small", 1, msgspec.structs.asdict(detail)))
 
 
@@ -407,6 +462,10 @@ def test_the_verdict_says_what_it_is_of() -> None:
     assert _lines(good | {"gone": {TOPICS.decisions: {"records": 9}}})[1:] == [
         "9 records of small.decisions are gone (retention)", "every record is accounted for",
     ]  # fmt: skip
+    unread = _lines(good | {"events": counts | {"unread": 2}}, "millrace deploy small --set a=1")
+    assert "2 records of events are unread, not lost" in unread[1]
+    assert "`millrace deploy small --set a=1` starts one" in unread[1]
+    assert unread[2:] == ["nothing is wrong in what was read"]
     untold = good | {"events": counts | {"untold": 1}, "gone": {TOPICS.decisions: {"records": 9}}}
     assert _lines(untold)[-1] == "nothing is wrong in what is left"
     lost = {TOPICS.events: {"records": 1500, "known": 50, "unaccounted": 1450}}

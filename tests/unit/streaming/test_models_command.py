@@ -140,8 +140,9 @@ def test_a_refused_outcome_is_no_truth(run: Run, tmp_path: Path) -> None:
     assert (told["deadletters"], told["labelled"]) == (2, len(lines) - 3)
     found = {line["event"]: line["label"] for line in map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())}
     assert found == {line["event"]: line["label"] for line in lines[2:-1]}
-    with pytest.raises(DefinitionError, match="declares no outcome"):
-        run("replay", "reference", *files)
+    for command in ("replay", "publish"):
+        with pytest.raises(DefinitionError, match="declares no outcome"):
+            run(command, "reference", *files)
 
 
 def test_a_file_with_a_bad_row_is_not_published(run: Run, tmp_path: Path) -> None:

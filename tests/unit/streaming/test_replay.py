@@ -1,7 +1,8 @@
 """A replay of odd files: what it may not know, and what must not stop it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -107,16 +108,25 @@ class Fails:
 
     actions = ("pass",)
 
-    def decide(self, batch: Batch) -> tuple[Sequence[Decision], Sequence[str]]:
-        """Fail, or decide too few."""
-        return ([], []) if batch.ids[0] == "a" else (1 / 0, [])  # type: ignore[return-value]
+    def decide(self, batch: Batch) -> Any:
+        """Say nothing of an event, and of some what no policy may say: no plan finds that."""
+        n = len(batch.ids)
+        said: dict[str, Callable[[], Any]] = {
+            "a": lambda: ([], []), "b": lambda: 1 / 0, "c": lambda: (["x"] * n, ["pass"] * n),
+            "d": lambda: ([None] * n, ["block"] * n),
+        }  # fmt: skip
+        return said.get(batch.ids[0], lambda: ([None] * n, ["pass"] * n))()
 
 
-@pytest.mark.parametrize(("id", "found"), [("a", "0 decisions"), ("b", "ZeroDivisionError")])
+@pytest.mark.parametrize(
+    ("id", "found"),
+    [("a", "0 decisions"), ("b", r"ZeroDivisionError.*test_replay.py:\d+"), ("c", "type str"), ("d", "'block'")],
+)
 def test_a_policy_that_fails_is_named(id: str, found: str) -> None:
     """If this fails, an author looks for what is wrong in the engine."""
-    with pytest.raises(DefinitionError, match=f"policy Fails: .*{found}"):
-        steps(workload(policy=Fails()), [sale(id, DAY)])
+    good = plan(workload(policy=Fails()))
+    with pytest.raises(DefinitionError, match=rf"policy Fails \(.*{found}"):
+        list(Replay(good, NOW).run([sale(id, DAY)], ()))
 
 
 class Blocks:

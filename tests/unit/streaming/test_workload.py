@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
-from msgspec import Meta
+from msgspec import Meta, field
 
 from models import linear, pretrained
 from models.exploration import exploration
 from models.learners import AdaptiveForest, HalfSpaceTrees, Logistic
-from models.policy import thresholds
+from models.policy import Batch, thresholds
 from models.rules import promotion
 from operators import by, count, label_mean, label_rate, mean
+from schemas.decisions import Decision, Scored
 from schemas.errors import DefinitionError
 from schemas.fraud import FraudOutcome, Transaction
 from streaming.learning import learning
@@ -65,7 +66,65 @@ def test_what_a_contest_counts_follows_from_what_is_learned() -> None:
     assert (declared.weight, declared.settle) == (2.0, 3 * 86_400_000)
 
 
+class Numbered(Transaction, frozen=True):
+    """Its id is no text."""
+
+    id: int  # type: ignore[assignment]
+
+
+class Whenever(Transaction, frozen=True):
+    """A time that may be any."""
+
+    at: int
+
+
+class Short(Transaction, frozen=True):
+    """A narrower id."""
+
+    id: Annotated[str, Meta(min_length=8, max_length=8)]
+
+
+class Renamed(Transaction, frozen=True):
+    """Its records have an ID."""
+
+    id: str = field(name="ID")
+
+
+class Says:
+    """A policy that takes and says what it is told to."""
+
+    def __init__(self, decision: Any, action: str = "pass", actions: object = ("pass",)):
+        self.decision, self.action = decision, action
+        if actions is not None:
+            self.actions = actions
+
+    def decide(self, batch: Batch) -> Any:
+        """The same of every event."""
+        said = self.decision(batch) if callable(self.decision) else self.decision
+        return [said] * len(batch.ids), [self.action] * len(batch.ids)
+
+
+class Alone(Says):
+    """A policy that tells no actions."""
+
+    def decide(self, batch: Batch) -> Any:
+        """Decisions only."""
+        return super().decide(batch)[0]
+
+
+def scored(score: object) -> Scored:
+    """A decision with this score."""
+    return Scored("a", "small", "a", 1, "c", "m", False, score, "pass")  # type: ignore[arg-type]
+
+
+def says(policy: Any, **settings: Any) -> Callable[[], Plan]:
+    """The plan of a workload with this policy, which learns as `settings` say."""
+    learnt = {"outcome": FraudOutcome, "learning": learning(**settings)} if settings else {}
+    return lambda: planned(CARD, policy=policy, **learnt)
+
+
 CARD = by("card", count("1d"))
+CHANCE = exploration(share=0.1, salt="s", action="pass")
 WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "name": (lambda: workload(name="Small One"), ("'Small One'", "name", "lower-case")),
     "event": (lambda: workload(event=dict), ("event", "dict", "schemas.records.Event")),
@@ -116,6 +175,25 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "features without comma": (lambda: workload(features=CARD), ("features", "found Keyed", "expected a tuple")),
     "fold as feature": (lambda: planned(CARD, count("1d")), ("features", "found Aggregate", 'by("card"')),
     "policy": (lambda: workload(policy=None), ("policy", "found None", "thresholds(")),
+    "policy's class": (lambda: workload(policy=Says), ("policy", "found <class", "thresholds(")),
+    "policy without actions": (lambda: workload(policy=Says(None, actions=None)), ("Says: actions", "None", "a tuple")),
+    "policy's action": (lambda: workload(policy=Says(None, actions="pass")), ("actions", "'pass'", "mind the comma")),
+    "policy's actions": (lambda: workload(policy=Says(None, actions=())), ("actions", "none", '("approve", ')),
+    "decides texts": (says(Says("yes")), ("policy Says (", "test_workload.py:", "type str", "expected Scored ones")),
+    "decides something": (says(Says(None, "block")), ("the action 'block'", "expected one of pass", "`actions`")),
+    "decides half": (says(Alone(None)), ("policy Alone (", "ValueError", "expected decide(batch) to return")),
+    "policy fails": (says(Says(lambda batch: batch.score)), ("AttributeError", "'score' (", "test_workload.py:")),
+    "decides numpy": (says(Says(scored(np.float64(1)))), ("cannot be written", "numpy.float64", "tolist()")),
+    "decides by chance": (
+        says(Says(Decision("a", "small", "a", 1, "c", "m", False)), exploration=CHANCE),
+        ("type Decision", "Scored ones for exploration="),
+    ),
+    "chance's action": (
+        says(Says(None, "x", ("x",)), exploration=CHANCE), ("exploration(action='pass')", "action of the policy: x"),
+    ),
+    "id": (lambda: workload(event=Numbered), ("event: field 'id'", "found IntType", "StrType", "out of Numbered")),
+    "at": (lambda: workload(event=Whenever), ("event: field 'at'", "ge=None", "le=253402300799999", "narrow")),
+    "id of another name": (lambda: workload(event=Renamed), ("event: field 'id'", "found None", "as Event has it")),
     "learners without comma": (lambda: workload(learners=Logistic()), ("learners", "found Logistic(", "a tuple")),
     "learner's class": (learns(Logistic), ("learners", "<class", "Logistic()")),
     "learner's name": (learns("logistic"), ("learners", "'logistic'", "Logistic()")),
@@ -156,6 +234,11 @@ def test_mistakes_are_explained(mistake: str) -> None:
     missing = [words for words in told if words not in str(caught.value)]
     assert not missing, str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_what_is_inherited_may_be_narrower() -> None:
+    """If this fails, ids of one form cannot be asked for, and others reach whoever reads the decisions."""
+    assert plan(workload(event=Short)).workload.event is Short
 
 
 FILE = """
