@@ -2,12 +2,15 @@
 
 | frame | layout |
 |---|---|
-| source | `i64 at · i32 partition · i64 offset · i64 timestamp · i32 key length · i32 value length · key · value` |
-| row | `i64 at · i32 key length · key · payload`: from stage to stage, keyed by `key` |
+| source | `i64 at · i64 reach · i64 place · i64 timestamp · i32 key length · i32 value length · key · value` |
+| row | `i64 at · i64 reach · i64 place · i32 key length · key · payload`: from stage to stage, keyed by `key` |
 | sink | `i32 key length · i32 value length · i32 headers · headers × (i32, i32) · key · value · names and values` |
 | request | `i32 n · i32 u · i32 h · i32 0 · i32 slot[n] · i32 length[n] · i32 row[u] · i32 key length[u]`, |
 | | `i32 state length[u] · i32 log length[u] · i32 handed[h] · u8 port[n] · pad · states · logs · keys · records` |
 | response | `i32 m · i32 h · i32 length[m] · i32 state length[h] · u8 tag[m] · pad · i64 timer[h] · states · outputs` |
+
+`at` is an event time; where those of a partition go back, a record counts by its `reach`, the newest so far, and then
+by its `place`: of a source frame the partition and, in the last OFFSET bits, the offset; LAST is behind all others.
 
 A stage keeps a row for each key; `slot` is the row of a record's key. Ahead of the batch, `u` keys are given to `row`s
 with what their states were, and after it the states of `h` rows are handed over, in the order of `handed`. A stage that
@@ -31,6 +34,12 @@ from numpy.typing import NDArray
 NONE = -(2**63)
 """Absent event time, and absent timer."""
 
+LAST = 2**63 - 1
+"""The place of a frame that is behind all others of its reach."""
+
+OFFSET = 48
+"""Bits of an offset in a place."""
+
 WAITING = b"\0"
 """The first byte of a state that is a record which waits."""
 
@@ -42,15 +51,20 @@ ROW, DECISION, DEADLETTER, SIGNAL, EXAMPLE, PENDING, LESSON, MODEL = 0, 8, 9, 10
 
 _SINK = struct.Struct("<iii")
 _PAIR = struct.Struct("<ii")
-_ROW = struct.Struct("<qi")
+_ROW = struct.Struct("<qqqi")
 _TIME = struct.Struct("<q")
 _HEAD = struct.Struct("<iiii")
 _NOBODY = (np.empty(0, np.int32),) * 4
 
 
-def row(at: int, key: bytes, payload: bytes) -> bytes:
-    """A row frame for the stage that is keyed by `key`."""
-    return _ROW.pack(at, len(key)) + key + payload
+def row(at: int, key: bytes, payload: bytes, reach: int | None = None, place: int = LAST) -> bytes:
+    """A row frame for the stage that is keyed by `key`; without `reach` it counts by `at`."""
+    return _ROW.pack(at, at if reach is None else reach, place, len(key)) + key + payload
+
+
+def payload(row: bytes) -> bytes:
+    """What a row frame carries."""
+    return row[_ROW.size + int.from_bytes(row[_ROW.size - 4 : _ROW.size], "little") :]
 
 
 def time(buffer: bytes, start: int = 0) -> int:

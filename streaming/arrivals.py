@@ -14,13 +14,14 @@ from streaming.kernels import read_heads, under_own_keys
 I64 = NDArray[np.int64]
 
 HEAD = np.dtype(
-    [("at", "<i8"), ("partition", "<i4"), ("offset", "<i8"), ("timestamp", "<i8"), ("key", "<i4"), ("value", "<i4")]
+    [("at", "<i8"), ("reach", "<i8"), ("place", "<i8"), ("timestamp", "<i8"), ("key", "<i4"), ("value", "<i4")]
 )
 """The fixed part of a source frame."""
 
 
 class Arrivals:
-    """Source frames of a batch: their values, arrived i64[k] ms, and coordinates for dead letters."""
+    """Source frames of a batch: their values, arrived i64[k] ms, `order` i64[k, 2], their reach and place, and
+    coordinates for dead letters."""
 
     def __init__(self, request: Request, start: I64, topic: str):
         """Of the frames that begin at `start` i64[k] in the buffer of `request`, and were read from `topic`."""
@@ -28,6 +29,7 @@ class Arrivals:
         self._bytes = np.frombuffer(request.buffer, np.uint8)
         heads, lines = read_heads(self._bytes, start, HEAD.itemsize, bounds)
         self._head = heads.view(HEAD)[:, 0]
+        self.order: I64 = heads[:, 8:24].view("<i8")
         self._topic, self._start = topic, start + HEAD.itemsize
         self.values = Slices(request.buffer, bounds, lines.tobytes())
         self.arrived: I64 = self._head["timestamp"]
@@ -48,9 +50,11 @@ class Arrivals:
     def deadletter(self, workload: str, letter: DeadLetter) -> bytes:
         """The record that `letter` is about, as it came, with reason and coordinates as headers."""
         head, key = self._head[letter.index], self.key(letter.index)
+        place = int(head["place"])
         headers = {
             "workload": workload, "reason": letter.kind, "detail": letter.detail, "topic": self._topic,
-            "partition": head["partition"], "offset": head["offset"], "timestamp": head["timestamp"],
+            "partition": place >> frames.OFFSET, "offset": place & (1 << frames.OFFSET) - 1,
+            "timestamp": head["timestamp"],
         }  # fmt: skip
         pairs = [(name.encode(), str(value).encode()) for name, value in headers.items()]
         return frames.sink(key, self.values[letter.index], pairs)

@@ -35,21 +35,22 @@ def put32(buffer: Bytes, a: int, value: int) -> int:
 
 
 @kernel
-def write_rows(at: Bytes, words: Bytes, layout: int, joined: Bytes, bounds: I64) -> tuple[Bytes, I32]:
+def write_rows(heads: Bytes, words: Bytes, layout: int, joined: Bytes, bounds: I64) -> tuple[Bytes, I32]:
     """Row frames, one behind the other, and the length of each, i32[k].
 
-    at u8[8 k] of i64; words u8[8 w k] of f64[k, w]; `joined` the k keys, then k texts for each of t columns, which
-    begin at `bounds` i64[k (1 + t) + 1]. Payload: the words, u32 `layout`, i32[t] lengths of the texts, the texts.
+    heads u8[24 k] of i64[k, 3], at, reach and place; words u8[8 w k] of f64[k, w]; `joined` the k keys, then k texts
+    for each of t columns, which begin at `bounds` i64[k (1 + t) + 1]. Payload: the words, u32 `layout`, i32[t] lengths
+    of the texts, the texts.
     """
-    k = len(at) // 8
+    k = len(heads) // 24
     columns, width = (len(bounds) - 1) // max(k, 1), len(words) // max(k, 1)
-    out = np.empty(k * (12 + width + 4 * columns) + len(joined) - k * columns, np.uint8)
+    out = np.empty(k * (28 + width + 4 * columns) + len(joined) - k * columns, np.uint8)
     lengths = np.empty(k, np.int32)
     p = 0
     for i in range(k):
         begin, key = p, bounds[i + 1] - bounds[i] - 1
-        copy(out, p, at, 8 * i, 8)
-        p = put32(out, p + 8, key)
+        copy(out, p, heads, 24 * i, 24)
+        p = put32(out, p + 24, key)
         copy(out, p, joined, bounds[i], key)
         copy(out, p + key, words, width * i, width)
         p = put32(out, p + key + width, layout)
@@ -67,15 +68,15 @@ def write_rows(at: Bytes, words: Bytes, layout: int, joined: Bytes, bounds: I64)
 def read_rows(
     buffer: Bytes, start: I64, end: I64, count: int, layout: int, texts: int
 ) -> tuple[Bytes, Bytes, I64]:
-    """What `write_rows` wrote from `start` to `end` i64[k]: at and `count` words of each, u8[k, 8 + 8 count], and the
-    texts of `texts` columns, column by column, each with a byte behind it, which begin at i64[k texts + 1].
+    """What `write_rows` wrote from `start` to `end` i64[k]: head and `count` words of each, u8[k, 24 + 8 count], and
+    the texts of `texts` columns, column by column, each with a byte behind it, which begin at i64[k texts + 1].
 
     ValueError where a frame is of another layout.
     """
-    k, width = len(start), 8 + 8 * count
+    k, width = len(start), 24 + 8 * count
     out, bounds = np.empty(k * width, np.uint8), np.zeros(k * texts + 1, np.int64)
     for i in range(k):
-        first = start[i] + 12 + get32(buffer, start[i] + 8)
+        first = start[i] + 28 + get32(buffer, start[i] + 24)
         stop = first + 8 * count + 4 * texts + 4
         known = stop <= end[i] and (get32(buffer, first + 8 * count) - layout) & 0xFFFFFFFF == 0
         for c in range(texts if known else 0):
@@ -86,13 +87,13 @@ def read_rows(
             raise ValueError(
                 "found a row that another definition had put between two stages; deploy that one once more, or --fresh"
             )
-        copy(out, width * i, buffer, start[i], 8)
-        copy(out, width * i + 8, buffer, first, 8 * count)
+        copy(out, width * i, buffer, start[i], 24)
+        copy(out, width * i + 24, buffer, first, 8 * count)
     for n in range(len(bounds) - 1):
         bounds[n + 1] += bounds[n]
     joined = np.empty(bounds[-1], np.uint8)
     for i in range(k):
-        p = start[i] + 12 + get32(buffer, start[i] + 8) + 8 * count + 4 * texts + 4
+        p = start[i] + 28 + get32(buffer, start[i] + 24) + 8 * count + 4 * texts + 4
         for c in range(texts):
             a, b = bounds[c * k + i], bounds[c * k + i + 1] - 1
             copy(joined, a, buffer, p, b - a)

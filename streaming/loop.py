@@ -105,11 +105,6 @@ class Tally:
         return [frames.row(0, b"", told)]
 
 
-def payload(frame: bytes) -> bytes:
-    """What a row frame carries."""
-    return frame[12 + int.from_bytes(frame[8:12], "little") :]
-
-
 class ExampleOperator:
     """Decisions (port 0) and outcomes (port 1) of one event id → examples."""
 
@@ -153,7 +148,7 @@ class ExampleOperator:
         return frames.build_response([frame for _, frame in outputs], tags, length, b"".join(states), timer)
 
     def _decision(self, state: bytes, frame: bytes) -> tuple[bytes, int | None, str]:
-        return self._join.decision(state, frames.time(frame), payload(frame))
+        return self._join.decision(state, frames.time(frame), frames.payload(frame))
 
     def _waited(self, state: bytes) -> bytes:
         """A state in which no decision waits as the record that it came as."""
@@ -236,9 +231,9 @@ class LearnOperator:
         lessons = list[Lesson]()
         for record, port in zip(request.records(), request.port.tolist(), strict=True):
             if port == frames.MAIN:
-                lessons.append(self._lesson(_TAUGHT.decode(payload(record))))
+                lessons.append(self._lesson(_TAUGHT.decode(frames.payload(record))))
             else:
-                self._teacher.served(_WAITING.decode(payload(record)))
+                self._teacher.served(_WAITING.decode(frames.payload(record)))
         signals, outputs, self._anew = self._anew, list[tuple[int, bytes]](), []
         self._at = at = lessons[-1].known if lessons else self._at
         try:

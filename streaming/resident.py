@@ -137,7 +137,7 @@ class _Operator:
         return b""
 
 
-class _Schemas(msgspec.Struct, tag="join/1"):
+class _Schemas(msgspec.Struct, tag="join/2"):
     known: set[int]
 
 
@@ -171,33 +171,37 @@ class JoinOperator(_Operator):
         states = request.states()
         before = states.copy()
         records = dict[int, bytes]()
-        labels = self._events(request, states, records)
+        late = dict[str, tuple[int, int]]()
+        labels = self._events(request, states, records, late)
         outputs = _Outputs()
         labels += self._outcomes(request, states, outputs)
         for slot, record in records.items():
             if states[slot][:1] == WAITING:
                 states[slot] = frames.WAITING + record
         for position, stage in enumerate(self._plan.labelled):
-            outputs.add(frames.ROW + stage.index, told.write(labels, stage, position, self._layouts[position]))
+            outputs.add(frames.ROW + stage.index, told.write(labels, stage, position, self._layouts[position], late))
         changed = [after if after is not state else None for after, state in zip(states, before, strict=True)]
         length = np.fromiter((-1 if state is None else len(state) for state in changed), np.int32, len(changed))
         self._serving.batch(len(request.slot), began)
         return outputs.response(length, b"".join(state for state in changed if state is not None))
 
-    def _events(self, request: Request, states: list[bytes], records: dict[int, bytes]) -> list[Label]:
-        """Join the events that waited, then those that came; `records` gets the record of each, by its slot."""
+    def _events(
+        self, request: Request, states: list[bytes], records: dict[int, bytes], late: told.Late
+    ) -> list[Label]:
+        """Join the events that waited, then those that came; `records` gets the record of each, by its slot, `late`
+        reach and place of those whose time went back, by id."""
         slots = np.array([i for i, state in enumerate(states) if state[:1] == frames.WAITING], np.int32)
         for slot in slots.tolist():
             states[slot] = b""
         start, rows = request.state_start()[slots], np.flatnonzero(request.port == frames.MAIN)
         waited = np.stack((start + 1, start + request.state_length[slots]))
         came = np.stack((request.start[rows], request.end[rows]))
-        labels = self._join(self._waited, request, waited, slots, states, records)
-        return labels + self._join(self._intake, request, came, request.slot[rows], states, records)
+        labels = self._join(self._waited, request, waited, slots, states, records, late)
+        return labels + self._join(self._intake, request, came, request.slot[rows], states, records, late)
 
     def _join(
         self, intake: Intake, request: Request, bounds: I64, slots: NDArray[np.int32], states: list[bytes],
-        records: dict[int, bytes],
+        records: dict[int, bytes], late: told.Late,
     ) -> list[Label]:  # fmt: skip
         if not len(slots):
             return []
@@ -209,6 +213,11 @@ class JoinOperator(_Operator):
         of = slots[events.index].tolist()
         for slot, (start, end) in zip(of, bounds.T[events.index].tolist(), strict=True):
             records.setdefault(slot, request.buffer[start:end])
+        order = arrivals.order[events.index]
+        for row in np.flatnonzero(order[:, 0] > events.at).tolist():
+            start, end = bounds[:, events.index[row]].tolist()
+            if records[of[row]] == request.buffer[start:end]:  # the first of its id
+                late[events.ids[row]] = tuple(order[row].tolist())
         return self._joiner.events(events, states, of)
 
     def _outcomes(self, request: Request, states: list[bytes], outputs: _Outputs) -> list[Label]:
@@ -222,7 +231,7 @@ class JoinOperator(_Operator):
         return self._joiner.outcomes(outcomes, states, request.slot[rows[kept]].tolist())
 
 
-class _Kept(msgspec.Struct, tag="features/1"):
+class _Kept(msgspec.Struct, tag="features/2"):
     taken: bytes
     told: bytes
     waiting: dict[str, float] = {}
@@ -265,21 +274,22 @@ class FeatureOperator(_Operator):
             return outputs.response(length, states)
         beside = self._stage.features.labelled and bool(request.port.any())
         rows = (request.port == frames.MAIN).nonzero()[0] if beside else np.arange(len(request.port))
-        events, slot = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
+        events, slot, order = self._arrive(request, rows, outputs) if self._intake else self._carry(request, rows)
         aside = np.flatnonzero(request.port == frames.SIDE) if beside else rows[:0]
         labels = told.read(request, aside, self._stage, self._told)
         both = np.concatenate((request.slot[aside], slot)) if beside else slot
         events, fresh = update(self._stage, self._table.fold, both, events, labels)
         self._serving.publish(self._stage, events, slot[fresh], self._table.keys)
         self._take(outputs)
-        self._emit(events, outputs)
+        self._emit(events, order, outputs)
         self._serving.observer.duplicates(len(fresh) - np.count_nonzero(fresh))
         self._serving.batch(len(request.slot), began)
         states, length = self._table.hand_over(request.handed)
         return outputs.response(length, states)
 
-    def _arrive(self, request: Request, rows: I64, outputs: _Outputs) -> tuple[Events, NDArray[np.int32]]:
-        """Events of source frames; what cannot be decoded, or stands under another key, goes to the dead letters."""
+    def _arrive(self, request: Request, rows: I64, outputs: _Outputs) -> tuple[Events, NDArray[np.int32], I64]:
+        """Events of source frames, their rows, and reach and place of each that came; what cannot be decoded, or stands
+        under another key, goes to the dead letters."""
         assert self._intake is not None
         arrivals = Arrivals(request, request.start[rows], self._topics.events)
         events, dead = self._intake(arrivals.values, arrivals.arrived)
@@ -291,17 +301,17 @@ class FeatureOperator(_Operator):
         outputs.add(frames.DEADLETTER, [arrivals.deadletter(self._plan.workload.name, letter) for letter in dead])
         self._serving.observer.dead(dead)
         self._serving.observer.arrived(arrivals.arrived)
-        return events.take(good), slot[good]
+        return events.take(good), slot[good], arrivals.order
 
-    def _carry(self, request: Request, rows: I64) -> tuple[Events, NDArray[np.int32]]:
-        """Events of row frames, as the stage before wrote them."""
+    def _carry(self, request: Request, rows: I64) -> tuple[Events, NDArray[np.int32], I64]:
+        """Events of row frames, as the stage before wrote them, their rows, and reach and place of each."""
         k, buffer = len(rows), np.frombuffer(request.buffer, np.uint8)
         start, end = request.start[rows], request.end[rows]
         read, joined, bounds = read_rows(buffer, start, end, self._words, self._came, len(self._carried) + 1)
         words, texts = read.view(np.float64), split(joined, bounds)
         numbers = len(self._plan.workload.numbers)
         features = np.empty((k, len(self._plan.keyed)))
-        features[:, : self._stage.start] = words[:, 1 + numbers : -1]
+        features[:, : self._stage.start] = words[:, 3 + numbers : -1]
         slot = request.slot[rows]
         entities: list[Texts] = [[] for _ in range(len(self._carried) + 1)]
         for position, index in enumerate(self._carried, start=1):
@@ -311,13 +321,13 @@ class FeatureOperator(_Operator):
         return Events(
             np.arange(k), texts[:k], tuple(entities),
             np.ascontiguousarray(words[:, 0]).view(np.int64), np.ascontiguousarray(words[:, -1]).view(np.uint64),
-            np.ascontiguousarray(words[:, 1 : 1 + numbers]), features,
-        ), slot  # fmt: skip
+            np.ascontiguousarray(words[:, 3 : 3 + numbers]), features,
+        ), slot, words[:, 1:3].view(np.int64)  # fmt: skip
 
-    def _emit(self, events: Events, outputs: _Outputs) -> None:
+    def _emit(self, events: Events, order: I64, outputs: _Outputs) -> None:
         """Rows for the next stage, or decisions."""
         if self._decider is None:
-            self._rows(events, outputs)
+            self._rows(events, order[events.index], outputs)
             return
         if self._again is None:
             self._said(events, self._decider(events), outputs)
@@ -369,11 +379,12 @@ class FeatureOperator(_Operator):
             self._serving.observer.model(self._decider.version)
         outputs.add(frames.SIGNAL, signals)
 
-    def _rows(self, events: Events, outputs: _Outputs) -> None:
+    def _rows(self, events: Events, order: I64, outputs: _Outputs) -> None:
         numbers, hash = events.numbers, events.hash.view(np.float64)[:, None]
         words = np.concatenate((numbers, events.features[:, : self._stage.stop], hash), axis=1)
         following = self._stage.index + 1
         carried = [texts for index, texts in enumerate(events.entities) if index != following]
         joined = join([*events.entities[following], *events.ids, *chain.from_iterable(carried)])
-        written = write_rows(events.at.view(np.uint8), words.reshape(-1).view(np.uint8), self._goes, *joined)
+        heads = np.column_stack((events.at, order)).reshape(-1).view(np.uint8)
+        written = write_rows(heads, words.reshape(-1).view(np.uint8), self._goes, *joined)
         outputs.put(frames.ROW + following, *written)

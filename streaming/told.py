@@ -19,12 +19,16 @@ from streaming.plan import Stage
 
 I64 = NDArray[np.int64]
 
+Late = dict[str, tuple[int, int]]
+"""Reach and place of events whose time went back, by id."""
+
 HEAD = 4
 """Words of a label before its numbers: when its event was, the label, the hash of its id, the layout."""
 
 
-def write(labels: Sequence[Label], stage: Stage, text: int, layout: int) -> list[bytes]:
-    """Row frames of labels for `stage`, whose key is text number `text` of a label; their numbers are of `layout`."""
+def write(labels: Sequence[Label], stage: Stage, text: int, layout: int, late: Late) -> list[bytes]:
+    """Row frames of labels for `stage`, whose key is text number `text` of a label; their numbers are of `layout`. One
+    that was known before a `late` event of its own came stands between that and the next."""
     if not labels:
         return []
     words = np.empty((len(labels), HEAD + len(stage.columns)))
@@ -34,7 +38,12 @@ def write(labels: Sequence[Label], stage: Stage, text: int, layout: int) -> list
     words[:, 3] = layout
     words[:, HEAD:] = [[label.numbers[c] for c in stage.columns] for label in labels]
     blob, size = words.tobytes(), words.shape[1] * 8
-    return [frames.row(label.at, label.texts[text], blob[i * size : (i + 1) * size]) for i, label in enumerate(labels)]
+    made = []
+    for i, label in enumerate(labels):
+        reach, place = late.get(label.id, (label.at, frames.LAST))
+        order = (reach, place) if reach > label.at else (label.at, frames.LAST)
+        made.append(frames.row(label.at, label.texts[text], blob[i * size : (i + 1) * size], *order))
+    return made
 
 
 def read(request: Request, rows: I64, stage: Stage, layouts: Layouts) -> Labels:
@@ -42,7 +51,7 @@ def read(request: Request, rows: I64, stage: Stage, layouts: Layouts) -> Labels:
     if not len(rows):
         return no_labels(len(stage.columns))
     buffer, start = np.frombuffer(request.buffer, np.uint8), request.start[rows]
-    words = start + 12 + _words(buffer, start + 8, 1, np.int32)[:, 0]
+    words = start + 28 + _words(buffer, start + 24, 1, np.int32)[:, 0]
     width, head = (request.end[rows] - words) // 8 - HEAD, _words(buffer, words, HEAD, np.float64)
     numbers = np.empty((len(rows), len(stage.columns)))
     for layout in np.unique(head[:, 3]).tolist():

@@ -57,7 +57,7 @@ def warm_frames() -> None:
     read_heads(head, word.view(np.int64), HEAD.itemsize, bounds)
     under_own_keys(head, word.view(np.int64), bounds[:, 1].copy(), *join(["key"]))
     Cells((1.0,)).many(word)
-    rows, length = write_rows(word.view(np.uint8), word.view(np.uint8), 0, *join(["key", "id"]))
+    rows, length = write_rows(np.zeros(24, np.uint8), word.view(np.uint8), 0, *join(["key", "id"]))
     ends = np.array([0, *length])
     _, texts, ends = read_rows(np.frombuffer(rows.tobytes(), np.uint8), ends[:1], ends[1:], 1, 0, 1)
     write_sinks(*join(split(texts, ends)), *join(["value"]))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SOURCE = struct.Struct("<qiqqii")
+from schemas import frames
+
+SOURCE = struct.Struct("<qqqqii")
 _SINK = struct.Struct("<iii")
 _PAIR = struct.Struct("<ii")
 
@@ -29,10 +31,10 @@ class Source:
 
 def read_source(frame: bytes) -> Source:
     """The record in a source frame."""
-    at, partition, offset, timestamp, key, value = SOURCE.unpack_from(frame)
+    at, _, place, timestamp, key, value = SOURCE.unpack_from(frame)
     split = SOURCE.size + max(key, 0)
     return Source(
-        at, partition, offset, timestamp,
+        at, place >> frames.OFFSET, place & (1 << frames.OFFSET) - 1, timestamp,
         frame[SOURCE.size : split] if key >= 0 else None,
         frame[split : split + value] if value >= 0 else None,
     )  # fmt: skip
@@ -42,7 +44,7 @@ def write_source(record: Source) -> bytes:
     """The source frame of `record`."""
     key, value = record.key, record.value
     return SOURCE.pack(
-        record.at, record.partition, record.offset, record.timestamp,
+        record.at, record.at, record.partition << frames.OFFSET | record.offset, record.timestamp,
         -1 if key is None else len(key), -1 if value is None else len(value),
     ) + (key or b"") + (value or b"")  # fmt: skip
 

@@ -59,8 +59,7 @@ class Counter:
 
     def _value(self, record: bytes) -> str:
         if self.spec.get("rows"):
-            length = int.from_bytes(record[8:12], "little")
-            return record[12 + length :].decode()
+            return frames.payload(record).decode()
         value = java.read_source(record).value
         try:
             return str(json.loads(value or b"")["value"])

@@ -17,7 +17,7 @@ from schemas.models import encode
 from schemas.topics import Topics
 from streaming import kafka
 from streaming.again import Again
-from streaming.loop import Served, payload
+from streaming.loop import Served
 from streaming.resident import FeatureOperator
 from streaming.serving import Services, Serving
 from streaming.simulator import Spec
@@ -63,7 +63,7 @@ class Job:
         request = java.build_request(rows, [0] * len(rows), sent, keys, [b""] * len(rows), rows, rows)
         outputs = java.parse_response(self._operator.process(request))[0]
         said = [java.sink_parts(frame) for tag, frame in outputs if tag == frames.DECISION]
-        waits = [msgspec.msgpack.decode(payload(f), type=Served) for tag, f in outputs if tag == frames.PENDING]
+        waits = [msgspec.msgpack.decode(frames.payload(f), type=Served) for tag, f in outputs if tag == frames.PENDING]
         with kafka.Producer(self._brokers) as producer:
             producer.publish(self._topics.decisions, [(key, value, ()) for key, value, *_ in said])
         return [value or b"" for _, value, *_ in said], waits

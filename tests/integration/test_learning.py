@@ -257,14 +257,17 @@ def test_drift_has_trees_refitted(world: Make) -> None:
     def fitted() -> list[str]:
         return [version for version in registry.challengers(name) if "-refit-" in version]
 
-    wait(lambda: bool(fitted()), 60, f"trees, after {told(job, 'drift')}, {told(job, 'refused')}")
+    def entered() -> list[str]:
+        return [s["detail"]["version"] for s in told(job, "model") if "-refit-" in s["detail"]["version"]]
+
+    wait(lambda: bool(entered()), 60, f"trees, after {told(job, 'drift')}, {told(job, 'refused')}")
     later.stop()
+    assert entered() == fitted()
     entry = registry.entry(name, fitted()[0])
     assert entry.by == "learning"
     assert entry.range is not None
     assert begin < entry.range[0] < entry.range[1] < begin + 31 * DAY
     assert entry.reference is not None
-    assert [s["detail"]["version"] for s in told(job, "model") if "-refit-" in s["detail"]["version"]] == fitted()
 
 
 def test_another_definition_goes_on(world: Make, data: Data) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from confluent_kafka import Producer as Client
 
-from streaming import stack
+from streaming import kafka, stack
 from streaming.plan import plan
 from streaming.replay import Replay
 from streaming.settings import Settings
@@ -20,6 +21,7 @@ from tests.world import FRAUD, Data, World, replayed, wait
 
 pytestmark = pytest.mark.services
 Make = Callable[..., World]
+HOUR = 3_600_000
 
 
 def test_backfill_with_a_kill(world: Make) -> None:
@@ -97,6 +99,32 @@ def test_a_late_event_behind_a_stop(world: Make, data: Data) -> None:
     producer.commit_transaction()
     job.deploy()
     job.finish(replayed(FRAUD, values, data.outcomes[:1]))
+
+
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_late_events(world: Make, parallelism: int) -> None:
+    """If this fails, the label of an event whose time goes back is told before that event has come, or is late for the
+    next; or an event is taken by its own time where another stage took it by that of its partition."""
+    made, draw = Data.simulated(Spec(cards=150, terminals=60, days=20)), np.random.default_rng(7)
+    events = [json.loads(event) for event in made.events]
+    at = np.array([event["at"] for event in events])
+    comes = at + np.where(draw.random(len(at)) < 0.1, draw.integers(0, 8 * HOUR, len(at)), 0)
+    since = (at + draw.integers(HOUR // 6, 4 * HOUR, len(at))).tolist()
+    known = {event["id"]: time for event, time in zip(events, since, strict=True)}
+    told = [one | {"at": known[one["event"]]} for one in map(json.loads, made.outcomes)]
+    values = [made.events[row] for row in np.argsort(comes, kind="stable").tolist()]
+    truths = [json.dumps(one).encode() for one in sorted(told, key=lambda one: one["at"])]
+    job = world(parallelism=parallelism)
+    with kafka.Producer(job.services.kafka) as producer:
+        for value in values:
+            producer.publish(job.topics.events, [(json.loads(value)["card"].encode(), value, ())])
+        for value in truths:
+            producer.publish(job.topics.outcomes, [(json.loads(value)["event"].encode(), value, ())])
+    job.deploy()
+    job.reach(len(values) // 4)
+    job.kill("taskmanager-0")
+    job.mend()
+    job.finish(replayed(FRAUD, values, truths))
 
 
 def test_ids_that_keys_share_and_long_numbers(world: Make, data: Data) -> None:

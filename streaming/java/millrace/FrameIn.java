@@ -1,5 +1,6 @@
 package millrace;
 
+import java.util.Arrays;
 import org.apache.flink.api.common.typeinfo.PrimitiveArrayTypeInfo;
 import org.apache.flink.api.common.typeinfo.TypeInformation;
 import org.apache.flink.connector.kafka.source.reader.deserializer.KafkaRecordDeserializationSchema;
@@ -11,6 +12,9 @@ final class FrameIn implements KafkaRecordDeserializationSchema<byte[]> {
   private static final long serialVersionUID = 1;
   private final boolean times;
   private final long skew;
+
+  /** The newest event time of each partition. */
+  private long[] newest = {};
 
   /** `times`: read event times; one further than `skew` ms after its record's timestamp is not believed. */
   FrameIn(boolean times, long skew) {
@@ -24,8 +28,20 @@ final class FrameIn implements KafkaRecordDeserializationSchema<byte[]> {
     if (at > record.timestamp() + skew) {
       at = Frames.NONE;
     }
+    int partition = record.partition();
+    long reach = reach(partition, at);
     out.collect(
-        Frames.source(at, record.partition(), record.offset(), record.timestamp(), record.key(), record.value()));
+        Frames.source(at, reach, partition, record.offset(), record.timestamp(), record.key(), record.value()));
+  }
+
+  private long reach(int partition, long at) {
+    if (partition >= newest.length) {
+      int known = newest.length;
+      newest = Arrays.copyOf(newest, partition + 1);
+      Arrays.fill(newest, known, newest.length, Frames.NONE);
+    }
+    newest[partition] = Math.max(newest[partition], at);
+    return newest[partition];
   }
 
   @Override

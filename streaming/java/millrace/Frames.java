@@ -21,8 +21,12 @@ final class Frames {
   static final int SIDE = 1;
   static final int TIMER = 2;
 
-  private static final int SOURCE_HEADER = 36;
-  private static final int ROW_HEADER = 12;
+  /** The place of a frame behind all that have one. */
+  static final long LAST = Long.MAX_VALUE;
+
+  private static final int SOURCE_HEADER = 40;
+  private static final int ROW_HEADER = 28;
+  private static final int OFFSET_BITS = 48;
   private static final VarHandle INT = MethodHandles.byteArrayViewVarHandle(int[].class, ByteOrder.LITTLE_ENDIAN);
   private static final VarHandle LONG = MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.LITTLE_ENDIAN);
 
@@ -61,20 +65,35 @@ final class Frames {
     return getLong(frame, 0);
   }
 
+  /** The event time by which a frame counts: of a source frame the newest of its partition so far. */
+  static long reach(byte[] frame) {
+    return getLong(frame, 8);
+  }
+
+  static void reach(byte[] frame, long reach) {
+    putLong(frame, 8, reach);
+  }
+
+  /** What tells frames of the same reach apart: of a source frame its partition and offset. */
+  static long place(byte[] frame) {
+    return getLong(frame, 16);
+  }
+
   static int partition(byte[] source) {
-    return getInt(source, 8);
+    return (int) (place(source) >>> OFFSET_BITS);
   }
 
   static long offset(byte[] source) {
-    return getLong(source, 12);
+    return place(source) & (1L << OFFSET_BITS) - 1;
   }
 
-  static byte[] source(long at, int partition, long offset, long timestamp, byte[] key, byte[] value) {
+  static byte[] source(
+      long at, long reach, int partition, long offset, long timestamp, byte[] key, byte[] value) {
     int size = SOURCE_HEADER + (key == null ? 0 : key.length) + (value == null ? 0 : value.length);
     byte[] frame = new byte[size];
     int p = putLong(frame, 0, at);
-    p = putInt(frame, p, partition);
-    p = putLong(frame, p, offset);
+    p = putLong(frame, p, reach);
+    p = putLong(frame, p, (long) partition << OFFSET_BITS | offset);
     p = putLong(frame, p, timestamp);
     p = putInt(frame, p, key == null ? -1 : key.length);
     p = putInt(frame, p, value == null ? -1 : value.length);
@@ -89,18 +108,18 @@ final class Frames {
 
   /** The Kafka record key of a source frame as text; null where the record has none. */
   static String sourceKey(byte[] source) {
-    int length = getInt(source, 28);
+    int length = getInt(source, 32);
     return length < 0 ? null : text(source, SOURCE_HEADER, length);
   }
 
   /** The value of a source frame; null where the record has none. */
   static byte[] sourceValue(byte[] source) {
-    int length = getInt(source, 32);
+    int length = getInt(source, 36);
     return length < 0 ? null : Arrays.copyOfRange(source, source.length - length, source.length);
   }
 
   static String rowKey(byte[] row) {
-    return text(row, ROW_HEADER, getInt(row, 8));
+    return text(row, ROW_HEADER, getInt(row, 24));
   }
 
   /** The state of a key for which nothing but `frame` has come: a zero, then the frame. */

@@ -40,9 +40,13 @@ final class Gate {
     return marks[MAIN] >= Frames.LIVE && marks[SIDE] >= Frames.LIVE && marks[CONTROL] >= Frames.LIVE;
   }
 
-  /** Whether a main record of this event time may pass; one without passes when announcements have been read. */
-  boolean passes(long at) {
-    return reached(CONTROL, Frames.LIVE) && (at == Frames.NONE || reached(MAIN, at) && reached(SIDE, at - 1));
+  /**
+   * Whether a main record that counts by this time may pass; one without passes when announcements have been read. What
+   * is told of one whose own time is earlier, `isLate`, may be told those behind it that count by the same time.
+   */
+  boolean passes(long reach, boolean isLate) {
+    return reached(CONTROL, Frames.LIVE)
+        && (reach == Frames.NONE || reached(MAIN, reach) && reached(SIDE, isLate ? reach : reach - 1));
   }
 
   private boolean reached(int input, long at) {

@@ -22,35 +22,45 @@ import org.apache.flink.runtime.state.VoidNamespaceSerializer;
  * goes where its keys go when a job is scaled.
  */
 final class Hold {
-  private static final Comparator<Held> BY_TIME =
-      Comparator.comparingLong(Held::at).thenComparingLong(Held::place);
-
   private final KeyedStateBackend<String> backend;
   private final ListStateDescriptor<byte[]> descriptor;
   private final ListState<byte[]> state;
-  private final Times times;
-  private final boolean sorted;
+  private final boolean alone;
   private final Queue<Held> queue;
-  private long newest = Frames.NONE;
-  private long place;
+  private long turn;
 
   /** Keys with records in keyed state, from the last checkpoint. */
   private final Set<String> written = new LinkedHashSet<>();
 
-  private record Held(String key, byte[] frame, long at, long place) {}
+  private record Held(String key, byte[] frame, long turn) {}
 
   /**
-   * Records wait in the order of their event times where they are `sorted`, else in that of their arrival: where their
-   * times go back, those count that came before.
+   * Records wait in the order of their reach and place where they are `sorted`, else in that of their arrival; `alone`:
+   * each counts by its own event time, whatever came before it in its partition.
    */
-  Hold(KeyedStateBackend<String> backend, String name, boolean sorted, Times times) throws Exception {
+  Hold(KeyedStateBackend<String> backend, String name, boolean sorted, boolean alone) throws Exception {
     this.backend = backend;
-    this.times = times;
-    this.sorted = sorted;
-    this.queue = sorted ? new PriorityQueue<>(BY_TIME) : new ArrayDeque<>();
+    this.alone = alone;
+    Comparator<Held> order = Comparator.comparingLong(held -> reach(held.frame()));
+    order = order.thenComparingLong(held -> place(held.frame())).thenComparingLong(Held::turn);
+    this.queue = sorted ? new PriorityQueue<>(order) : new ArrayDeque<>();
     this.descriptor = new ListStateDescriptor<>(name, PrimitiveArrayTypeInfo.BYTE_PRIMITIVE_ARRAY_TYPE_INFO);
     this.state = backend.getPartitionedState(VoidNamespace.INSTANCE, VoidNamespaceSerializer.INSTANCE, descriptor);
-    read();
+    read(order);
+  }
+
+  private long reach(byte[] frame) {
+    return alone ? Frames.at(frame) : Frames.reach(frame);
+  }
+
+  private long place(byte[] frame) {
+    return alone ? Frames.LAST : Frames.place(frame);
+  }
+
+  /** Whether `frame` comes before what has this reach and place. */
+  boolean precedes(byte[] frame, long reach, long place) {
+    long own = reach(frame);
+    return own < reach || own == reach && place(frame) < place;
   }
 
   boolean isEmpty() {
@@ -62,18 +72,17 @@ final class Hold {
   }
 
   void add(String key, byte[] frame) {
-    add(key, frame, sorted ? Frames.NONE : newest);
+    queue.add(new Held(key, frame, turn++));
   }
 
-  private void add(String key, byte[] frame, long least) {
-    long at = times.of(frame, least);
-    newest = Math.max(at, newest);
-    queue.add(new Held(key, frame, at, place++));
+  /** The first in the queue. */
+  byte[] first() {
+    return queue.element().frame();
   }
 
-  /** Event time of the first in the queue. */
-  long at() {
-    return queue.element().at();
+  /** All of them. */
+  List<byte[]> frames() {
+    return queue.stream().map(Held::frame).toList();
   }
 
   /** Gives the first in the queue to `next`, as of `port`. */
@@ -82,17 +91,12 @@ final class Hold {
     next.take(port, first.key(), first.frame());
   }
 
-  /** The event time of a frame as it counts, which is `least` or later. */
-  interface Times {
-    long of(byte[] frame, long least);
-  }
-
   /** Takes a record with its port and key. */
   interface Taker {
     void take(int port, String key, byte[] frame) throws Exception;
   }
 
-  /** Write the queue to keyed state: every record behind its time and its place in the queue. */
+  /** Write the queue to keyed state: every record behind its turn. */
   void write() throws Exception {
     for (String key : written) {
       backend.setCurrentKey(key);
@@ -100,32 +104,30 @@ final class Hold {
     }
     written.clear();
     for (Held held : queue) {
-      byte[] entry = new byte[16 + held.frame().length];
-      int p = Frames.putLong(entry, 0, held.at());
-      Frames.put(entry, Frames.putLong(entry, p, held.place()), held.frame());
+      byte[] entry = new byte[8 + held.frame().length];
+      Frames.put(entry, Frames.putLong(entry, 0, held.turn()), held.frame());
       backend.setCurrentKey(held.key());
       state.add(entry);
       written.add(held.key());
     }
   }
 
-  /** Read what was written, perhaps by several tasks: a place says nothing about those of another, a time does. */
-  private void read() throws Exception {
+  /** Read what was written, perhaps by several tasks: a turn says nothing about those of another. */
+  private void read(Comparator<Held> order) throws Exception {
     List<Held> entries = new ArrayList<>();
     backend.applyToAllKeys(
         VoidNamespace.INSTANCE,
         VoidNamespaceSerializer.INSTANCE,
         descriptor,
         (key, list) -> list.get().forEach(entry -> entries.add(entry(key, entry))));
-    entries.sort(BY_TIME);
+    entries.sort(order);
     for (Held held : entries) {
-      add(held.key(), held.frame(), held.at());
+      add(held.key(), held.frame());
       written.add(held.key());
     }
   }
 
   private static Held entry(String key, byte[] bytes) {
-    byte[] frame = Arrays.copyOfRange(bytes, 16, bytes.length);
-    return new Held(key, frame, Frames.getLong(bytes, 0), Frames.getLong(bytes, 8));
+    return new Held(key, Arrays.copyOfRange(bytes, 8, bytes.length), Frames.getLong(bytes, 0));
   }
 }

@@ -268,6 +268,9 @@ final class MicroBatch extends AbstractEmbeddedPythonFunctionOperator<byte[]>
   }
 
   private void put(int port, String key, byte[] frame) throws Exception {
+    if (port == Frames.SIDE && stage.side().tag() != null && Frames.place(frame) != Frames.LAST) {
+      flush(); // it stands between two events: a batch tells events by their times
+    }
     calls.put(port, key, frame);
     pace();
   }

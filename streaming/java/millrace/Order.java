@@ -7,8 +7,9 @@ import org.apache.flink.runtime.state.KeyedStateBackend;
 /**
  * The order in which a stage takes its records. Once the job has caught up, that of their arrival. Before, main records
  * wait at the gate; those of several partitions leave it by event time, as if they came from one, since partitions are
- * read at different speeds. A side record counts for later main records only, and waits for the first of them: keys
- * have room for few that wait.
+ * read at different speeds. Where the times of a partition go back, those count that came before, and then the places
+ * in it. A side record counts for later main records only, and waits for the first of them: keys have room for few that
+ * wait.
  */
 final class Order {
   private final Gate gate;
@@ -16,26 +17,27 @@ final class Order {
   private final Hold side;
   private final boolean later;
   private final Hold.Taker next;
+
+  /** The newest event time of each partition; null where main records come from another stage. */
+  private final Map<Integer, Long> reached;
+
   private long clock = Frames.NONE;
+  private long place = Frames.NONE;
 
   /** `merges`: main records come from several partitions. What comes next goes to `next`. */
   Order(Job.Stage stage, boolean merges, boolean live, KeyedStateBackend<String> backend, Hold.Taker next)
       throws Exception {
     this.gate = new Gate(merges, stage.hold(), stage.control() != null, live);
-    this.main = new Hold(backend, "held", merges, stage.main().tag() == null ? inPartitions() : Order::at);
-    this.side = new Hold(backend, "held-side", true, Order::at);
+    this.main = new Hold(backend, "held", merges, false);
+    this.side = new Hold(backend, "held-side", true, stage.side() != null && stage.side().tag() == null);
+    this.reached = stage.main().tag() == null ? new HashMap<>() : null;
     this.later = stage.hold();
     this.next = next;
-  }
-
-  /** A partition's own order is that of its keys, so where its event times go back, those count that came before. */
-  private static Hold.Times inPartitions() {
-    Map<Integer, Long> newest = new HashMap<>();
-    return (frame, least) -> newest.merge(Frames.partition(frame), at(frame, least), Math::max);
-  }
-
-  private static long at(byte[] frame, long least) {
-    return Math.max(Frames.at(frame), least);
+    for (byte[] frame : main.frames()) {
+      if (reached != null) {
+        reached.merge(Frames.partition(frame), Frames.reach(frame), Math::max);
+      }
+    }
   }
 
   /** Whether this stage, from now on, takes records as they come. */
@@ -55,17 +57,24 @@ final class Order {
 
   void main(String key, byte[] frame) throws Exception {
     if (gate.live()) {
-      tell(Frames.at(frame));
+      tell(Frames.reach(frame), Frames.place(frame));
       next.take(Frames.MAIN, key, frame);
     } else {
+      settle(frame);
       main.add(key, frame);
       release();
     }
   }
 
+  /** A source that goes on where another was stopped knows nothing of what came before, and may wait here. */
+  private void settle(byte[] frame) {
+    if (reached != null) {
+      Frames.reach(frame, reached.merge(Frames.partition(frame), Frames.reach(frame), Math::max));
+    }
+  }
+
   void side(String key, byte[] frame) throws Exception {
-    long at = Frames.at(frame);
-    if (later && at != Frames.NONE && at >= clock) {
+    if (later && Frames.at(frame) != Frames.NONE && !side.precedes(frame, clock, place)) {
       side.add(key, frame);
     } else {
       next.take(Frames.SIDE, key, frame);
@@ -84,19 +93,26 @@ final class Order {
 
   /** Give what may pass to the stage. */
   void release() throws Exception {
-    while (!main.isEmpty() && gate.passes(main.at())) {
-      tell(main.at());
+    while (!main.isEmpty() && gate.passes(Frames.reach(main.first()), isLate(main.first()))) {
+      tell(Frames.reach(main.first()), Frames.place(main.first()));
       main.release(Frames.MAIN, next);
     }
   }
 
-  /** A main record of this event time comes next: first what had to be known before it. */
-  private void tell(long at) throws Exception {
-    long reached = Math.max(clock, at);
-    while (!side.isEmpty() && side.at() < reached) {
+  private static boolean isLate(byte[] frame) {
+    return Frames.at(frame) < Frames.reach(frame);
+  }
+
+  /** The main record of this time and place comes next: first what had to be known before it. */
+  private void tell(long reach, long at) throws Exception {
+    boolean newer = reach > clock || reach == clock && at > place;
+    long newest = newer ? reach : clock;
+    long last = newer ? at : place;
+    while (!side.isEmpty() && side.precedes(side.first(), newest, last)) {
       side.release(Frames.SIDE, next);
     }
-    clock = reached; // timers go by it: none is due before what was to be known by then has come
+    clock = newest; // timers go by it: none is due before what was to be known by then has come
+    place = last;
   }
 
   /** The watermark to forward where that of the inputs is `mark`: what waits here is still to come. */
@@ -104,7 +120,8 @@ final class Order {
     if (main.isEmpty()) {
       return mark;
     }
-    return main.at() == Frames.NONE ? Frames.NONE : Math.min(mark, main.at() - 1);
+    long reach = Frames.reach(main.first());
+    return reach == Frames.NONE ? Frames.NONE : Math.min(mark, reach - 1);
   }
 
   /** Write what waits to keyed state. */

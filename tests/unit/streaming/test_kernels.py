@@ -28,22 +28,23 @@ def test_texts_round_trip(many: list[str]) -> None:
 @given(st.data(), st.integers(0, 6), st.integers(0, 3), st.integers(1, 3))
 def test_rows_round_trip(data: st.DataObject, k: int, width: int, columns: int) -> None:
     """If this fails, a stage reads other numbers, ids or keys than the one before it wrote."""
-    at = np.array(data.draw(st.lists(int64, min_size=k, max_size=k)), np.int64)
+    heads = np.array(data.draw(st.lists(int64, min_size=3 * k, max_size=3 * k)), np.int64).reshape(k, 3)
     words = np.array(data.draw(st.lists(int64, min_size=k * width, max_size=k * width)), np.int64).reshape(k, width)
     columned = data.draw(st.lists(texts, min_size=k * columns, max_size=k * columns))
     layout = data.draw(st.integers(0, 2**32 - 1))
-    out, lengths = write_rows(at.view(np.uint8), words.reshape(-1).view(np.uint8), layout, *join(columned))
+    given = (part.reshape(-1).view(np.uint8) for part in (heads, words))
+    out, lengths = write_rows(*given, layout, *join(columned))
     bounds = np.append(0, np.cumsum(lengths))
     assert bounds[-1] == len(out)
     for i, (a, b) in enumerate(pairwise(bounds)):
         others = [columned[c * k + i].encode() for c in range(1, columns)]
         sizes = np.array([*map(len, others)], np.int32).tobytes()
         payload = words[i].tobytes() + np.uint32(layout).tobytes() + sizes + b"".join(others)
-        assert bytes(out[a:b]) == frames.row(int(at[i]), columned[i].encode(), payload)
+        assert bytes(out[a:b]) == frames.row(int(heads[i, 0]), columned[i].encode(), payload, *heads[i, 1:].tolist())
     behind = np.concatenate((np.zeros(3, np.uint8), out))
     buffer, start, end = np.frombuffer(behind.tobytes(), np.uint8), bounds[:-1] + 3, bounds[1:] + 3
     read, joined, ends = read_rows(buffer, start, end, width, layout, columns - 1)
-    np.testing.assert_array_equal(read.view(np.int64), np.column_stack((at, words)))
+    np.testing.assert_array_equal(read.view(np.int64), np.column_stack((heads, words)))
     assert split(joined, ends) == columned[k:]
     if k:
         with pytest.raises(ValueError, match="another definition"):

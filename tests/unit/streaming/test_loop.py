@@ -262,7 +262,7 @@ def test_measures_are_told_by_segment_and_span(registry: Registry) -> None:
     operator = LearnOperator(of, Topics("small"), str(registry.url), lambda *said: told.update({said[:2]: said[2]}))
     records = rows(3000, 6.0)
     for i, record in enumerate(records):
-        taught = msgspec.msgpack.decode(loop.payload(record), type=Taught)
+        taught = msgspec.msgpack.decode(frames.payload(record), type=Taught)
         row = np.frombuffer(taught.served.row).copy()
         row[of.names.index("key_count_1h")] = i % 2
         served = msgspec.structs.replace(taught.served, row=row.tobytes())
@@ -317,7 +317,7 @@ def test_the_registry_says_what_serves(registry: Registry, monkeypatch: pytest.M
     worse = rows(3000, 6.0, first=30, seed=2)  # the champion of old is right by now
     turned = []
     for record in worse:
-        taught = msgspec.msgpack.decode(loop.payload(record), type=Taught)
+        taught = msgspec.msgpack.decode(frames.payload(record), type=Taught)
         good = 0.1 + 0.8 * taught.label
         versions = taught.served.versions[::-1]  # the champion is named first
         served = msgspec.structs.replace(taught.served, versions=versions, scores=(1 - good, good))
@@ -395,7 +395,7 @@ def test_what_people_register_takes_part(registry: Registry, monkeypatch: pytest
         """C is nearest to the truth by `mine`, beside the definition's model."""
         made = []
         for record in records:
-            taught = msgspec.msgpack.decode(loop.payload(record), type=Taught)
+            taught = msgspec.msgpack.decode(frames.payload(record), type=Taught)
             right = mine if taught.label else 1 - mine
             versions, scores = (OWN.version, C.version), (0.5, right)
             if mine < 0.5:  # it is champion, which is named first
@@ -489,7 +489,7 @@ def test_examples_come_of_decisions_and_outcomes() -> None:
     }  # fmt: skip
     assert said["scores"] == {"v": 0.5, "w": 0.25}
     assert list(said["features"].values()) == row.tolist()
-    taught = msgspec.msgpack.decode(loop.payload(lesson[1]), type=Taught)
+    taught = msgspec.msgpack.decode(frames.payload(lesson[1]), type=Taught)
     assert (lesson[0], taught.id, taught.known, taught.served.row) == (frames.LESSON, "e1", 51 * DAY, row.tobytes())
     (example, _), _, _ = process(frames.WAITING + decision, (frames.TIMER, (60 * DAY).to_bytes(8, "little")))
     assert json.loads(java.sink_parts(example[1])[1] or b"")["presumed"]

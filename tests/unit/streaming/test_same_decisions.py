@@ -92,8 +92,8 @@ def source(value: bytes, key: bytes, offset: int) -> bytes:
 
 def keyed(frame: bytes) -> tuple[bytes, bytes]:
     """A row frame with its key in front."""
-    length = int.from_bytes(frame[8:12], "little")
-    return frame[12 : 12 + length], frame
+    length = int.from_bytes(frame[24:28], "little")
+    return frame[28 : 28 + length], frame
 
 
 def through_operators(events: list[bytes], outcomes: list[bytes], chance: random.Random) -> list[bytes]:
