@@ -155,7 +155,9 @@ class _Example(msgspec.Struct):
 def examples(request: Request, names: Sequence[str]) -> list[Lesson]:
     """The newest examples that `request` means, each once, their rows f64 by `names`; NaN is missing."""
     decoder, kept = msgspec.json.Decoder(_Example), OrderedDict[str, Lesson]()
-    for records in kafka.records(request.brokers, request.topic):
+    ends = kafka.end_offsets(request.brokers, request.topic)
+    begin = {partition: max(end - MOST, 0) for partition, end in ends.items()}
+    for records in kafka.records(request.brokers, request.topic, begin, ends):
         for record in records:
             e = decoder.decode(record.value or b"")
             if e.label_at <= request.until and e.event not in kept:

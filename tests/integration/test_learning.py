@@ -203,7 +203,7 @@ def test_promotion_by_hand(world: Make, data: Data) -> None:
     registry.promote(name, registry.challengers(name)[0], why="test")
     chosen = registry.freeze(name).champion  # or learning finds the deployed one better before another event comes
     publish(job.services.kafka, announcement(registry, name))
-    job.publishing(data.events[half:], (), 500).finish()
+    job.publishing(data.events[half:], (), 1000).finish()
     job.decided(data.expected)
     models = Counter(json.loads(value)["model"] for value in job.everything())
     assert models[chosen] > 0, f"only {models} decided: {registry.history(name)[-4:]}"

@@ -12,7 +12,7 @@ maybe = st.none() | texts
 int64 = st.integers(-(2**63), 2**63 - 1)
 
 
-@given(int64, st.integers(0, 2**31 - 1), int64, int64, maybe, maybe)
+@given(int64, st.integers(0, 2**15 - 1), st.integers(0, 2**48 - 1), int64, maybe, maybe)
 def test_source_frames_round_trip(
     at: int, partition: int, offset: int, time: int, key: bytes | None, value: bytes | None
 ) -> None:
