@@ -31,21 +31,21 @@ AT, KNOWN, HASH = -3, -2, -1
 
 
 class _State(msgspec.Struct, tag="watching/2"):
-    adwin: bytes
+    losses: dict[str, tuple[bytes, float]]
     watch: bytes
     reference: bytes
     recent: NDArray[np.float64]
     said: dict[str, NDArray[np.float64]]
     share: int
     begun: float
-    first: float
 
 
 class Watching:
     """Of one workload with the columns `inputs`, whose labels of either kind are known `settle` ms after their event.
     Pure; goes on from `state`, a snapshot.
 
-    What is usual is what the champion was trained on, where a `Reference` tells, or else the newest examples that it
+    The loss of each lineage is followed, also of those in shadow, and that of the champion told of. What is usual in
+    columns is what the champion was trained on, where a `Reference` tells, or else the newest examples that it
     has said anything of, in shadow too: of one that was learned here, those were the last that it learned.
     """
 
@@ -54,19 +54,19 @@ class Watching:
         self._recent = np.empty((0, len(inputs) - AT))
         self._said: dict[str, F64] = {}
         self._share, self._begun = 1, np.inf
+        self._losses: dict[str, tuple[Adwin, float]] = {}  # and since when there are settled ones
         self._watch: Watch | None = None
         self.reset("")
         if state:
             s = unpack(state, _State)
-            self._adwin, self._recent, self._said = Adwin("log-loss", rule.delta, s.adwin), s.recent, s.said
-            self._share, self._begun, self._first = s.share, s.begun, s.first
+            self._recent, self._said, self._share, self._begun = s.recent, s.said, s.share, s.begun
+            self._losses = {name: (Adwin("log-loss", rule.delta, x), first) for name, (x, first) in s.losses.items()}
             if s.watch:
                 self._watch = Watch(rule, msgspec.json.decode(s.reference, type=Reference), s.watch)
 
     def reset(self, champion: str, reference: Reference | None = None) -> None:
         """Another champion, with what is known of its training."""
-        self._adwin = Adwin("log-loss", self.rule.delta)
-        self._watch, self._first = None, np.inf
+        self._watch = None
         if reference is not None and reference.names == (*self._inputs, "score"):
             self._watch = Watch(self.rule, reference)
         self._usually(champion)
@@ -78,12 +78,16 @@ class Watching:
         """Take `k` examples: rows f64[k, inputs], what each lineage said of them f64[k], labels bool[k], and the times
         i64[k] of the events and of the labels, ms. Returns what moved, in what the champion saw."""
         begun, self._begun = settled(self._begun, np.ones(len(at), np.bool_), at, known, self._settle)
-        found, mine = list[Signal](), scores.get(champion)
-        if mine is not None:
-            seen, self._first = settled(self._first, np.isfinite(mine), at, known, self._settle)
-            found = self._adwin.add(loss(mine[seen], labels[seen]), known[seen])
-            if self._watch is not None:  # without weights, as what is usual was learned
-                found += self._watch.add(np.column_stack((inputs, mine))[seen], at[seen])
+        found = list[Signal]()
+        for name, said in scores.items():
+            adwin, first = self._losses.get(name) or (Adwin("log-loss", self.rule.delta), np.inf)
+            seen, first = settled(first, np.isfinite(said), at, known, self._settle)
+            changed = adwin.add(loss(said[seen], labels[seen]), known[seen])
+            self._losses[name] = adwin, first
+            if name == champion:
+                found += changed
+                if self._watch is not None:  # without weights, as what is usual was learned
+                    found += self._watch.add(np.column_stack((inputs, said))[seen], at[seen])
         hashes = (hash_ids(ids) >> np.uint64(16)).astype(np.float64)
         some = begun & (hashes % self._share == 0)
         self._keep(np.column_stack((inputs, at, known, hashes))[some], {name: x[some] for name, x in scores.items()})
@@ -103,6 +107,7 @@ class Watching:
             stays &= rows[:, HASH] % self._share == 0
         self._recent = rows[stays]
         self._said = {name: x[stays] for name, x in said.items() if np.isfinite(x[stays]).any()}
+        self._losses = {name: x for name, x in self._losses.items() if name in self._said or name in scores}
 
     def _usually(self, champion: str) -> None:
         """Learn what is usual, where there is enough of it to watch for drift."""
@@ -119,5 +124,5 @@ class Watching:
         watch, reference = b"", b""
         if self._watch:
             watch, reference = self._watch.snapshot(), msgspec.json.encode(self._watch.reference)
-        kept = self._recent, self._said, self._share, self._begun, self._first
-        return pack(_State(self._adwin.snapshot(), watch, reference, *kept))
+        losses = {name: (adwin.snapshot(), first) for name, (adwin, first) in self._losses.items()}
+        return pack(_State(losses, watch, reference, self._recent, self._said, self._share, self._begun))

@@ -12,12 +12,12 @@ DAY = 86_400_000
 F64 = NDArray[np.float64]
 
 
-def watch(watching: Watching, x: F64, at: NDArray[np.int64], champion: str, size: int = 256) -> list[Signal]:
-    """Examples of one column, of which "a" and "b" say the same."""
+def watch(watching: Watching, x: F64, at: NDArray[np.int64], champion: str, wrong: bool = False) -> list[Signal]:
+    """Examples of one column, of which "a" and "b" say the same, and are `wrong`."""
     found, scores = list[Signal](), 1 / (1 + np.exp(-x))
-    for rows in np.array_split(np.arange(len(x)), max(1, len(x) // size)):
+    for rows in np.array_split(np.arange(len(x)), max(1, len(x) // 256)):
         ids, said = [str(at[row]) for row in rows], {"a": scores[rows], "b": scores[rows]}
-        found += watching.add(ids, x[rows, None], said, champion, scores[rows] > 0.5, at[rows], at[rows])
+        found += watching.add(ids, x[rows, None], said, champion, (scores[rows] > 0.5) ^ wrong, at[rows], at[rows])
     return found
 
 
@@ -40,6 +40,17 @@ def test_a_new_champion_is_watched_from_its_first_day(each: int) -> None:
     assert {s.name for s in watch(watching, *days(19, 22, each, mean=2.0), "b")} >= {"x", "score"}
     watching.reset("c")  # that nothing is known of
     assert watch(watching, *days(22, 24, each), "c") == []
+
+
+def test_errors_right_behind_a_promotion_are_told() -> None:
+    """What changed while a model became champion is what it is compared with from then on."""
+    watching = Watching(drift(), ("x",), 0)
+    assert watch(watching, *days(0, 9, 600), "a") == []
+    watching.reset("b")
+    (signal,) = watch(watching, *days(9, 11, 600), "b", wrong=True)
+    assert signal.name == "log-loss"
+    assert signal.found > 2 * signal.expected
+    assert abs(signal.since - 9 * DAY) < DAY
 
 
 def test_a_champion_is_watched_against_what_it_was_trained_on() -> None:
