@@ -135,7 +135,9 @@ def _build(definition: Definition, reference: Reference) -> Workload:
         try:
             values[key] = msgspec.convert(text, type, strict=False)
         except msgspec.ValidationError as error:
-            raise DefinitionError(f"--set {key}={text}: {error}") from error
+            wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(type, type.__name__)
+            like = msgspec.json.encode(declared[key].default, enc_hook=repr).decode()
+            raise DefinitionError(f"--set {key}={text}: found {text!r}, expected {wanted}, such as {like}") from error
     if isinstance(definition, Workload):
         return definition
     if bare := [key for key, parameter in declared.items() if parameter.default is parameter.empty]:

@@ -220,7 +220,8 @@ WRONG: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "degraded": (lambda: thresholds(review=0.5, degraded="alarm"), ("'alarm'", "approve, review")),
     "workload": (lambda: load("fruad"), ("'fruad'", "fraud", ".py file")),
     "parameter": (lambda: load("fraud", {"reveiw": "1"}), ("reveiw", "declares no", "review")),
-    "parameter value": (lambda: load("fraud", {"review": "high"}), ("review=high", "float")),
+    "truth": (lambda: load("fraud", {"learn": "ture"}), ("learn=ture", "'ture'", "true or false")),
+    "parameter value": (lambda: load("fraud", {"review": "high"}), ("review=high", "a number, such as 0.2")),
     "no file": (lambda: load("nowhere.py"), ("nowhere.py", "No such file", "Python file")),
 }  # fmt: skip
 
