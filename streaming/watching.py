@@ -77,6 +77,8 @@ class Watching:
     ) -> list[Signal]:  # fmt: skip
         """Take `k` examples: rows f64[k, inputs], what each lineage said of them f64[k], labels bool[k], and the times
         i64[k] of the events and of the labels, ms. Returns what moved, in what the champion saw."""
+        with np.errstate(over="ignore"):
+            inputs = inputs.astype(np.float32).astype(np.float64)  # as models read them, and were trained on them
         begun, self._begun = settled(self._begun, np.ones(len(at), np.bool_), at, known, self._settle)
         found = list[Signal]()
         for name, said in scores.items():

@@ -63,6 +63,18 @@ def test_a_champion_is_watched_against_what_it_was_trained_on() -> None:
         assert {signal.name for signal in watch(watching, *days(20, 23, 600, mean=2.0), "a")} - {"log-loss"} == told
 
 
+def test_what_models_round_is_no_drift() -> None:
+    """Where many rows have one value that float32 rounds down, a model that was trained on them drifts from its start:
+    a reference is made of what models read, and a job watched what was served."""
+    x, at = days(0, 23, 600)
+    x[::3] = 9.99
+    then = at < 20 * DAY
+    rows = x[then].astype(np.float32)
+    watching = Watching(drift(), ("x",), 0)
+    watching.reset("a", Reference.of(np.column_stack((rows, 1 / (1 + np.exp(-x[then])))), ("x", "score"), at[then]))
+    assert watch(watching, x[~then], at[~then], "a") == []
+
+
 @pytest.mark.parametrize("settle", [0, 30])
 def test_labels_that_are_known_sooner_are_no_drift(settle: int) -> None:
     """Where frauds are known in days and the rest is presumed after a month, a stream that never changes drifts."""
