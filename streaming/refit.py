@@ -134,7 +134,10 @@ class Fitting:
         with self._process as done:
             assert done.stdout is not None
             said, self._process = done.stdout.read(), None
-        answer = msgspec.json.decode(said or b"{}", type=_Answer)
+        try:
+            answer = msgspec.json.decode(said, type=_Answer)
+        except msgspec.MsgspecError:  # none, or half of one
+            answer = _Answer()
         if not answer.version:
             ended = f"the process that fitted it ended with exit code {done.returncode}; its log says why"
             raise ModelRejected(answer.reason or ended)
@@ -175,6 +178,8 @@ def main() -> None:
     that was registered, or why none was, on standard output."""
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
     threading.Thread(target=_end, daemon=True).start()
+    answers = os.dup(1)
+    os.dup2(2, 1)  # a definition, and what it imports, may print
     compiled, registry = plan(resolve(request.workload)), Registry(request.registry)
     trees = Trees(compiled)
     try:
@@ -188,9 +193,9 @@ def main() -> None:
         )
     except MillraceError as error:
         answer = _Answer(reason=str(error))
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    os.write(answers, msgspec.json.encode(answer))
 
 
 def _end() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not `sys.stdin`: Python could not end while a thread waits for that
     os._exit(0)
