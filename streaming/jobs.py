@@ -62,9 +62,8 @@ def deployment(reference: Reference, stack: Stack, settings: Settings, name: str
     compiled = plan(workload)
     check_model(compiled)
     folder, models = str(settings.home / "metrics"), settings.models
-    # Transactions that a crash ends are undone: nothing was said.
-    brokers = "" if settings.delivery == "exactly-once" else stack.kafka
-    services = Services(stack.redis, folder, settings.metrics_port, settings.metrics_host, models, brokers)
+    counts = settings.delivery != "exactly-once"  # transactions that a crash ends are undone: nothing was said
+    services = Services(stack.redis, folder, settings.metrics_port, settings.metrics_host, models, stack.kafka, counts)
     return Deployment(reference, compiled, Topics(name or workload.name), services)
 
 

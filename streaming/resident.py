@@ -77,8 +77,9 @@ def open_stage(spec: str, subtask: int) -> "JoinOperator | FeatureOperator | Exa
     serving = Serving(compiled, decoded.stage, decoded.services)
     if decoded.stage < 0:
         return JoinOperator(compiled, topics, serving)
-    stage, brokers = compiled.stages[decoded.stage], decoded.services.brokers
-    again = Again(brokers, topics.decisions, decoded.since) if stage.last and brokers else None
+    stage, services = compiled.stages[decoded.stage], decoded.services
+    counts = stage.last and services.counts and services.brokers
+    again = Again(services.brokers, topics.decisions, decoded.since) if counts else None
     return FeatureOperator(compiled, topics, stage, serving, again, subtask)
 
 

@@ -21,7 +21,7 @@ from streaming.plan import Plan, Stage
 
 class Services(msgspec.Struct, frozen=True):
     """What a job reaches: a Redis URL (empty: none), where this process serves its metrics, the URL of the registry of
-    models, and Kafka, where it reads what it wrote (empty: what it wrote before a crash does not count)."""
+    models, and Kafka, where it reads what it wrote; `counts`: what it wrote before a crash counts."""
 
     redis: str = ""
     metrics_folder: str = ""
@@ -29,6 +29,7 @@ class Services(msgspec.Struct, frozen=True):
     metrics_host: str = "127.0.0.1"
     registry: str = ""
     brokers: str = ""
+    counts: bool = True
 
 
 class Serving:

@@ -20,7 +20,8 @@ from streaming.commands import options
 from streaming.commands.doctor import _elsewhere, _processes
 from streaming.commands.jobs import _again as again
 from streaming.settings import Settings
-from streaming.stack import Entry, State, brokers, stack
+from streaming.stack import Entry, Stack, State, brokers, stack
+from streaming.workloads import Reference
 
 
 def test_a_checkpoint_has_what_its_job_began_with_however_many_jobs_ago(tmp_path: Path) -> None:
@@ -41,6 +42,15 @@ def test_a_checkpoint_has_what_its_job_began_with_however_many_jobs_ago(tmp_path
         start.mkdir(exist_ok=True)
         jobs._complete(start.as_uri(), record)
         assert not (start / "a-file").exists()
+
+
+@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+def test_a_job_is_told_of_kafka(tmp_path: Path, delivery: str) -> None:
+    """With exactly-once delivery no trees are fitted, as nobody says where the examples are; or a job counts as said
+    what a transaction has undone."""
+    there = Stack("kafka:9092", "", "", tmp_path, ())
+    services = jobs.deployment(Reference("fraud"), there, Settings(home=tmp_path, delivery=delivery)).services
+    assert (services.brokers, services.counts) == ("kafka:9092", delivery == "at-least-once")
 
 
 @pytest.mark.parametrize("found", ["", "{", "[]", "{}", '{"savepoint": 5}', "\udcff"])
