@@ -103,7 +103,8 @@ class Watching:
         said = {name: np.concatenate((self._said.get(name, old), scores.get(name, new))) for name in names}
         rows = np.concatenate((self._recent, rows))
         stays = rows[:, KNOWN] >= rows[:, KNOWN].max(initial=0) - (USUAL_DAYS + 1) * DAY
-        stays |= stays.sum() < USUAL_ROWS
+        if stays.sum() < USUAL_ROWS:
+            stays[-USUAL_MOST:] = True
         while stays.sum() > USUAL_MOST:
             self._share *= 2
             stays &= rows[:, HASH] % self._share == 0

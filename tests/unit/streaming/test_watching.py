@@ -53,6 +53,17 @@ def test_errors_right_behind_a_promotion_are_told() -> None:
     assert abs(signal.since - 9 * DAY) < DAY
 
 
+def test_what_is_usual_is_not_what_was_a_year_ago() -> None:
+    """Where examples are few, an even sample of all that ever came tells what is usual: a champion that nothing is
+    known of has seen every world there was, and none of them is drift."""
+    watching = Watching(drift(), ("x",), 0)
+    watch(watching, *days(0, 300, 100), "none")
+    watch(watching, *days(300, 360, 100, mean=2.0), "none")
+    watching.reset("a")
+    assert watch(watching, *days(360, 380, 100, mean=2.0), "a") == []
+    assert "x" in {signal.name for signal in watch(watching, *days(380, 420, 100), "a")}
+
+
 def test_a_champion_is_watched_against_what_it_was_trained_on() -> None:
     """A model that was trained on another world than it is put into is not told."""
     x, at = days(0, 20, 600)
