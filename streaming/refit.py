@@ -8,8 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -156,21 +155,29 @@ class _Example(msgspec.Struct):
 
 
 def examples(request: Request, names: Sequence[str]) -> list[Lesson]:
-    """The newest examples that `request` means, each once, their rows f64 by `names`; NaN is missing."""
-    decoder, kept = msgspec.json.Decoder(_Example), OrderedDict[str, Lesson]()
+    """The newest examples that `request` means, each once, as it was said last, their rows f64 by `names`; NaN is
+    missing."""
+    decoder, kept = msgspec.json.Decoder(_Example), dict[str, Lesson]()
     ends = kafka.end_offsets(request.brokers, request.topic)
     begin = {partition: max(end - MOST, 0) for partition, end in ends.items()}
     for records in kafka.records(request.brokers, request.topic, begin, ends):
         for record in records:
-            e = decoder.decode(record.value or b"")
-            if e.label_at <= request.until and e.event not in kept:
+            try:
+                e = decoder.decode(record.value or b"")
+            except (msgspec.MsgspecError, UnicodeDecodeError):  # a stranger's
+                continue
+            if e.label_at <= request.until:
                 row = np.array([e.features.get(name) for name in names], np.float64)
                 kept[e.event] = Lesson(
                     e.event, "", e.at, e.label_at, e.label, e.presumed, e.weight, e.source, (), (), row
                 )
-        while len(kept) > MOST:
-            kept.popitem(last=False)
-    return sorted(kept.values(), key=lambda lesson: (lesson.known, lesson.id))
+        if len(kept) > MOST + MOST // 4:  # partitions are read at different speeds
+            kept = {lesson.id: lesson for lesson in _newest(kept)}
+    return _newest(kept)
+
+
+def _newest(kept: Mapping[str, Lesson]) -> list[Lesson]:
+    return sorted(kept.values(), key=lambda lesson: (lesson.known, lesson.id))[-MOST:]
 
 
 def main() -> None:

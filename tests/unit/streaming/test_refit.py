@@ -1,13 +1,15 @@
 """Trees that a job has fitted in a process of their own."""
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from schemas.errors import ModelRejected
-from streaming import refit
+from streaming import kafka, refit
 from streaming.workloads import Reference
 
 PRINTS = 'print("a word of its author")\nraise ValueError("and no workload")\n'
@@ -30,6 +32,29 @@ def test_what_a_workload_prints_is_no_answer() -> None:
 
 def test_a_fit_ends_in_peace() -> None:
     """Each fit ends in an abort, with a core dump and a fatal error in the log, as a thread still reads its input."""
-    code = "import threading; from streaming import refit; threading.Thread(target=refit._end, daemon=True).start()"
+    code = "import threading; from streaming import kafka, refit; threading.Thread(target=refit._end, daemon=True).start()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.wait(60) == 0, process.stderr and process.stderr.read()
+
+
+def test_the_newest_examples_of_all_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees are fitted to the partition that was read last alone; or to what an earlier definition served of events
+    that were decided anew; or to nothing any more, as a stranger has written on the topic."""
+
+    def record(partition: int, at: int, feature: float) -> kafka.Record:
+        example = {"event": f"{partition}-{at}", "at": at, "label": False, "label_at": at, "presumed": False,
+                   "weight": 1.0, "source": "", "features": {"x": feature}}  # fmt: skip
+        return kafka.Record(partition, at, 0, None, json.dumps(example).encode(), ())
+
+    def records(*_: object) -> Iterator[list[kafka.Record]]:
+        yield [kafka.Record(0, 0, 0, None, b"not ours", ())]
+        for partition in range(3):
+            for feature in (1.0, 2.0):
+                yield [record(partition, at, feature) for at in range(100)]
+
+    monkeypatch.setattr(refit, "MOST", 90)
+    monkeypatch.setattr(kafka, "records", records)
+    monkeypatch.setattr(kafka, "end_offsets", lambda *_: {0: 200, 1: 200, 2: 200})
+    found = refit.examples(request(Reference("fraud"), until=79), ["x"])
+    assert {lesson.id for lesson in found} == {f"{partition}-{at}" for partition in range(3) for at in range(50, 80)}
+    assert {float(lesson.row[0]) for lesson in found} == {2.0}
