@@ -156,7 +156,7 @@ class _Example(msgspec.Struct):
 
 def examples(request: Request, names: Sequence[str]) -> list[Lesson]:
     """The newest examples that `request` means, each once, as it was said last, their rows f64 by `names`; NaN is
-    missing."""
+    missing. Those that were served without one of them tell nothing of it, and are left out."""
     decoder, kept = msgspec.json.Decoder(_Example), dict[str, Lesson]()
     ends = kafka.end_offsets(request.brokers, request.topic)
     begin = {partition: max(end - MOST, 0) for partition, end in ends.items()}
@@ -166,8 +166,8 @@ def examples(request: Request, names: Sequence[str]) -> list[Lesson]:
                 e = decoder.decode(record.value or b"")
             except (msgspec.MsgspecError, UnicodeDecodeError):  # a stranger's
                 continue
-            if e.label_at <= request.until:
-                row = np.array([e.features.get(name) for name in names], np.float64)
+            if e.label_at <= request.until and all(name in e.features for name in names):
+                row = np.array([e.features[name] for name in names], np.float64)
                 kept[e.event] = Lesson(
                     e.event, "", e.at, e.label_at, e.label, e.presumed, e.weight, e.source, (), (), row
                 )

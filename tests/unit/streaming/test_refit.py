@@ -39,15 +39,15 @@ def test_a_fit_ends_in_peace() -> None:
 
 def test_the_newest_examples_of_all_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trees are fitted to the partition that was read last alone; or to what an earlier definition served of events
-    that were decided anew; or to nothing any more, as a stranger has written on the topic."""
+    that were decided anew; or to nothing any more, as a stranger has written on the topic, or a feature is new."""
 
-    def record(partition: int, at: int, feature: float) -> kafka.Record:
+    def record(partition: int, at: int, feature: float, name: str = "x") -> kafka.Record:
         example = {"event": f"{partition}-{at}", "at": at, "label": False, "label_at": at, "presumed": False,
-                   "weight": 1.0, "source": "", "features": {"x": feature}}  # fmt: skip
+                   "weight": 1.0, "source": "", "features": {name: feature}}  # fmt: skip
         return kafka.Record(partition, at, 0, None, json.dumps(example).encode(), ())
 
     def records(*_: object) -> Iterator[list[kafka.Record]]:
-        yield [kafka.Record(0, 0, 0, None, b"not ours", ())]
+        yield [kafka.Record(0, 0, 0, None, b"not ours", ()), record(9, 79, 1.0, name="y")]
         for partition in range(3):
             for feature in (1.0, 2.0):
                 yield [record(partition, at, feature) for at in range(100)]
