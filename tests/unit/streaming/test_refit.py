@@ -24,15 +24,18 @@ def test_what_a_workload_prints_is_no_answer() -> None:
     """A definition that prints a line ends the process that learns wherever drift asks for trees, and its job begins
     again and again."""
     fitting, until = refit.Fitting(request(Reference("prints.py", PRINTS))), time.monotonic() + 60
-    with pytest.raises(ModelRejected, match="ended with exit code 1"):
-        while fitting.made(1) is None:
-            assert time.monotonic() < until
+
+    def made() -> None:
+        while fitting.made(1) is None and time.monotonic() < until:
             time.sleep(0.05)
+
+    with pytest.raises(ModelRejected, match="ended with exit code 1"):
+        made()
 
 
 def test_a_fit_ends_in_peace() -> None:
     """Each fit ends in an abort, with a core dump and a fatal error in the log, as a thread still reads its input."""
-    code = "import threading; from streaming import kafka, refit; threading.Thread(target=refit._end, daemon=True).start()"
+    code = "import threading; from streaming import refit; threading.Thread(target=refit._end, daemon=True).start()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.wait(60) == 0, process.stderr and process.stderr.read()
 
