@@ -18,7 +18,7 @@ from models.registry import Registry, announcement
 from models.snapshot import pack, unpack
 from operators.examples import Due, ExampleJoin
 from schemas import frames
-from schemas.errors import DefinitionError, MillraceError, ModelRejected
+from schemas.errors import DefinitionError, MillraceError, ModelRejected, Unavailable
 from schemas.models import encode
 from schemas.topics import Topics
 from streaming.arrivals import Arrivals
@@ -35,6 +35,9 @@ from streaming.teacher import Teacher
 
 LOOK = 1.0
 """Seconds between two looks at what people changed in the registry, and between two words of how many wait."""
+
+REST = 60.0
+"""Seconds until trees are fitted again where a service did not answer."""
 
 GROWN = 1.1
 """A version is measured in the registry again when it has so many times the labels."""
@@ -218,7 +221,7 @@ class LearnOperator:
         """Without `fitting` trees are fitted by nobody, whatever drift asks for."""
         self._name, self._teacher, self._own = topics.name, Teacher(plan, self._trained), plan.workload.model.version
         self._registry, self._quality, self._layouts = Registry(registry), quality, Layouts(plan.names)
-        self._fitting, self._at = fitting, 0
+        self._fitting, self._at, self._rest = fitting, 0, 0.0
         self._told, self._looked, self._revision = self._teacher.lineup.revision, 0.0, -1
         self._verdicts: list[Signal] = []
         self._anew: list[Signal] = []
@@ -255,12 +258,16 @@ class LearnOperator:
 
     def _refitted(self) -> list[Signal]:
         """Have trees fitted where drift asks for it, and let them challenge once they are made."""
-        if self._fitting is None or not self._teacher.refit_wanted or not self._at:
+        wanted = self._teacher.refit_wanted and self._at and time.monotonic() >= self._rest
+        if self._fitting is None or not wanted:
             return []
         try:
             if (version := self._fitting.made(self._at)) is None:
                 return []
             signals = self._teacher.enter(self._registry.get(self._name, version), self._at)
+        except Unavailable as error:
+            self._rest = time.monotonic() + REST
+            return [Signal("unavailable", self._name, self._at, {"reason": str(error)})]
         except MillraceError as error:
             signals = [Signal("refused", self._name, self._at, {"model": "refit", "reason": str(error)})]
         self._teacher.refit_wanted = False

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from models import drift, interpreter
 from models.artifact import Artifact
 from models.exploration import Cap
 from models.registry import Registry
-from schemas.errors import MillraceError, ModelRejected
+from schemas.errors import MillraceError, ModelRejected, Unavailable
 from streaming import kafka
 from streaming.lesson import Lesson, within
 from streaming.plan import Plan, plan
@@ -110,6 +110,7 @@ class Request(msgspec.Struct, frozen=True):
 class _Answer(msgspec.Struct):
     version: str = ""
     reason: str = ""
+    passing: bool = False  # Kafka, or the registry, does not answer
 
 
 class Fitting:
@@ -121,10 +122,13 @@ class Fitting:
 
     def made(self, now: int) -> str | None:
         """The version that was registered, once; None while it is being made, which begins with the first call.
-        ModelRejected where none came of it."""
+        ModelRejected where none came of it, Unavailable where that may be another time."""
         if self._process is None:
             pipe = subprocess.PIPE
-            self._process = subprocess.Popen(interpreter.command(MAIN, NICE), stdin=pipe, stdout=pipe)
+            try:
+                self._process = subprocess.Popen(interpreter.command(MAIN, NICE), stdin=pipe, stdout=pipe)
+            except OSError as error:
+                raise Unavailable(f"found no process to fit trees in: {error}") from error
             assert self._process.stdin is not None
             self._process.stdin.write(msgspec.json.encode(msgspec.structs.replace(self._request, until=now)) + b"\n")
             self._process.stdin.flush()  # and stays open: where it closes, nobody wants the model any more
@@ -137,6 +141,8 @@ class Fitting:
             answer = msgspec.json.decode(said, type=_Answer)
         except msgspec.MsgspecError:  # none, or half of one
             answer = _Answer()
+        if answer.passing:
+            raise Unavailable(answer.reason)
         if not answer.version:
             ended = f"the process that fitted it ended with exit code {done.returncode}; its log says why"
             raise ModelRejected(answer.reason or ended)
@@ -154,19 +160,24 @@ class _Example(msgspec.Struct):
     features: dict[str, float | None]
 
 
-def examples(request: Request, names: Sequence[str]) -> list[Lesson]:
-    """The newest examples that `request` means, each once, as it was said last, their rows f64 by `names`; NaN is
-    missing. Those that were served without one of them tell nothing of it, and are left out."""
-    decoder, kept = msgspec.json.Decoder(_Example), dict[str, Lesson]()
+def _read(request: Request) -> Iterator[list[kafka.Record]]:
+    """The newest examples of each partition."""
     ends = kafka.end_offsets(request.brokers, request.topic)
     begin = {partition: max(end - MOST, 0) for partition, end in ends.items()}
-    for records in kafka.records(request.brokers, request.topic, begin, ends):
+    return kafka.records(request.brokers, request.topic, begin, ends)
+
+
+def examples(topic: Iterable[Sequence[kafka.Record]], until: int, names: Sequence[str]) -> list[Lesson]:
+    """The newest examples whose label was known by `until`, each once, as it was said last, their rows f64 by `names`;
+    NaN is missing. Those that were served without one of them tell nothing of it, and are left out."""
+    decoder, kept = msgspec.json.Decoder(_Example), dict[str, Lesson]()
+    for records in topic:
         for record in records:
             try:
                 e = decoder.decode(record.value or b"")
             except (msgspec.MsgspecError, UnicodeDecodeError):  # a stranger's
                 continue
-            if e.label_at <= request.until and all(name in e.features for name in names):
+            if e.label_at <= until and all(name in e.features for name in names):
                 row = np.array([e.features[name] for name in names], np.float64)
                 kept[e.event] = Lesson(
                     e.event, "", e.at, e.label_at, e.label, e.presumed, e.weight, e.source, (), (), row
@@ -190,7 +201,7 @@ def main() -> None:
     compiled, registry = plan(resolve(request.workload)), Registry(request.registry)
     trees = Trees(compiled)
     try:
-        trees.keep(examples(request, compiled.names))
+        trees.keep(examples(_read(request), request.until, compiled.names))
         artifact, usual = trees.fit(request.until, 'drift(then="refit")')
         parent = registry.champion(request.name) or compiled.workload.model.version
         answer = _Answer(
@@ -199,7 +210,7 @@ def main() -> None:
             )
         )
     except MillraceError as error:
-        answer = _Answer(reason=str(error))
+        answer = _Answer(reason=str(error), passing=isinstance(error, Unavailable))
     os.write(answers, msgspec.json.encode(answer))
 
 

@@ -30,7 +30,7 @@ AT, KNOWN, HASH = -3, -2, -1
 """Columns of the rows of which is learned what is usual, behind the inputs."""
 
 
-class _State(msgspec.Struct, tag="watching/2"):
+class _State(msgspec.Struct, tag="watching/3"):
     losses: dict[str, tuple[bytes, float]]
     watch: bytes
     reference: bytes
@@ -103,8 +103,9 @@ class Watching:
         said = {name: np.concatenate((self._said.get(name, old), scores.get(name, new))) for name in names}
         rows = np.concatenate((self._recent, rows))
         stays = rows[:, KNOWN] >= rows[:, KNOWN].max(initial=0) - (USUAL_DAYS + 1) * DAY
-        if stays.sum() < USUAL_ROWS:
+        if (there := stays.sum()) < USUAL_ROWS:
             stays[-USUAL_MOST:] = True
+            self._share = max(self._share // 2, 1) if 2 * there < USUAL_ROWS else self._share
         while stays.sum() > USUAL_MOST:
             self._share *= 2
             stays &= rows[:, HASH] % self._share == 0

@@ -104,7 +104,8 @@ def test_a_late_event_behind_a_stop(world: Make, data: Data) -> None:
 @pytest.mark.parametrize("parallelism", [1, 2])
 def test_late_events(world: Make, parallelism: int) -> None:
     """If this fails, the label of an event whose time goes back is told before that event has come, or is late for the
-    next; or an event is taken by its own time where another stage took it by that of its partition."""
+    next; or one stage takes an event by its own time, another by that of its partition (there is one: what comes from
+    several has the order of their times)."""
     made, draw = Data.simulated(Spec(cards=150, terminals=60, days=20)), np.random.default_rng(7)
     events = [json.loads(event) for event in made.events]
     at = np.array([event["at"] for event in events])

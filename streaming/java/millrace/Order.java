@@ -28,8 +28,8 @@ final class Order {
   Order(Job.Stage stage, boolean merges, boolean live, KeyedStateBackend<String> backend, Hold.Taker next)
       throws Exception {
     this.gate = new Gate(merges, stage.hold(), stage.control() != null, live);
-    this.main = new Hold(backend, "held", merges, false);
-    this.side = new Hold(backend, "held-side", true, stage.side() != null && stage.side().tag() == null);
+    this.main = new Hold(backend, "waits", merges, false);
+    this.side = new Hold(backend, "waits-side", true, stage.side() != null && stage.side().tag() == null);
     this.reached = stage.main().tag() == null ? new HashMap<>() : null;
     this.later = stage.hold();
     this.next = next;
@@ -66,7 +66,7 @@ final class Order {
     }
   }
 
-  /** A source that goes on where another was stopped knows nothing of what came before, and may wait here. */
+  /** Behind a restart a source does not know what came before, but that may wait here. */
   private void settle(byte[] frame) {
     if (reached != null) {
       Frames.reach(frame, reached.merge(Frames.partition(frame), Frames.reach(frame), Math::max));

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from schemas.errors import ModelRejected
+from schemas.errors import ModelRejected, Unavailable
 from streaming import kafka, refit
 from streaming.workloads import Reference
 
@@ -17,20 +17,27 @@ PRINTS = 'print("a word of its author")\nraise ValueError("and no workload")\n'
 
 def request(workload: Reference, until: int = 1_000) -> refit.Request:
     """For trees of examples that nobody has."""
-    return refit.Request(workload, "", "none.examples", "", "none", until)
+    return refit.Request(workload, "127.0.0.1:1", "none.examples", "", "none", until)
+
+
+def made(workload: Reference) -> None:
+    """What comes of it."""
+    fitting, until = refit.Fitting(request(workload)), time.monotonic() + 60
+    while fitting.made(1) is None and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def test_what_a_workload_prints_is_no_answer() -> None:
     """A definition that prints a line ends the process that learns wherever drift asks for trees, and its job begins
     again and again."""
-    fitting, until = refit.Fitting(request(Reference("prints.py", PRINTS))), time.monotonic() + 60
-
-    def made() -> None:
-        while fitting.made(1) is None and time.monotonic() < until:
-            time.sleep(0.05)
-
     with pytest.raises(ModelRejected, match="ended with exit code 1"):
-        made()
+        made(Reference("prints.py", PRINTS))
+
+
+def test_a_service_that_does_not_answer_is_asked_again() -> None:
+    """Drift asks for trees while a broker is away, and none are ever fitted."""
+    with pytest.raises(Unavailable):
+        made(Reference("fraud", set={"learn": "true"}))
 
 
 def test_a_fit_ends_in_peace() -> None:
@@ -49,15 +56,13 @@ def test_the_newest_examples_of_all_partitions(monkeypatch: pytest.MonkeyPatch) 
                    "weight": 1.0, "source": "", "features": {name: feature}}  # fmt: skip
         return kafka.Record(partition, at, 0, None, json.dumps(example).encode(), ())
 
-    def records(*_: object) -> Iterator[list[kafka.Record]]:
+    def records() -> Iterator[list[kafka.Record]]:
         yield [kafka.Record(0, 0, 0, None, b"not ours", ()), record(9, 79, 1.0, name="y")]
         for partition in range(3):
             for feature in (1.0, 2.0):
                 yield [record(partition, at, feature) for at in range(100)]
 
     monkeypatch.setattr(refit, "MOST", 90)
-    monkeypatch.setattr(kafka, "records", records)
-    monkeypatch.setattr(kafka, "end_offsets", lambda *_: {0: 200, 1: 200, 2: 200})
-    found = refit.examples(request(Reference("fraud"), until=79), ["x"])
+    found = refit.examples(records(), 79, ["x"])
     assert {lesson.id for lesson in found} == {f"{partition}-{at}" for partition in range(3) for at in range(50, 80)}
     assert {float(lesson.row[0]) for lesson in found} == {2.0}
