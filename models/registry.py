@@ -101,7 +101,6 @@ class Registry:
         workload: str,
         artifact: Artifact,
         *,
-        range: tuple[int, int] | None = None,
         parent: str | None = None,
         reference: object = None,
         by: str = "",
@@ -110,13 +109,12 @@ class Registry:
     ) -> str:
         """Keep `artifact` and make it a challenger; returns its version. `at`: ms since the epoch, now where None.
 
-        `range` is the event time of its first and last training example, ms, else what its recipe says; `reference`
-        what drift is compared with, any JSON value. A version that is there already, and whole, is not written again;
-        a champion stays champion.
+        Its recipe may tell its `range`; `reference` is what drift is compared with, any JSON value. A version that is
+        there already, and whole, is not written again; a champion stays champion.
         """
         at, version = _now(at), artifact.version
         folder, more = _folder(workload, version), {"size": len(artifact.onnx), "schema": schema(artifact.features)}
-        more |= {"range": range or artifact.recipe.get("range"), "reference": reference}
+        more |= {"range": artifact.recipe.get("range"), "reference": reference}
         more |= {"parent": parent, "created": at, "by": by}
         with TemporaryDirectory() as kept, self._reached():
             manifest = msgspec.json.decode((artifact.save(Path(kept)) / "manifest.json").read_bytes())

@@ -3,6 +3,7 @@ between two of them. What is refused takes nothing from what serves.
 """
 
 import threading
+from collections.abc import Sequence
 
 from models.admission import admit
 from models.onnx import Session
@@ -58,15 +59,13 @@ class Models:
         champion = self._passed(announced, found) if found else None
         good = found is None or champion is not None
         champion = champion if good else self._champion  # stays where the announced one is refused
-        beside = dict[str, Session]()
         if champion is not self._champion:
-            self._serve(champion, {c.version: self._sessions[c.version] for c in wanted if c.version in self._sessions})
+            self._serve(champion, wanted)
         for version in wanted:
             if any(other.champion != found for other in self._waiting if other.revision > announced.revision):
                 return
-            if session := self._passed(announced, version):
-                beside[version.version] = session
-        self._serve(champion, beside)
+            self._passed(announced, version)
+        self._serve(champion, wanted)
         self._taken = announced.revision if good else self._taken
 
     def _passed(self, announced: Announcement, version: Version) -> Session | None:
@@ -76,14 +75,16 @@ class Models:
             try:
                 kept = admit(fetch(version), features=self._plan.names, budget_ms=self._budget)
             except Exception as error:  # of any kind: nobody waits for this thread
+                self._sessions.pop(version.version, None)
                 self.refused(announced.at, version.version, error)
                 self._revision = min(self._revision, announced.revision - 1)  # it may be mended, and announced again
                 return None
             self._sessions[version.version] = kept
         return kept
 
-    def _serve(self, champion: Session | None, beside: dict[str, Session]) -> None:
-        """Let `champion` decide and `beside` be scored from the next batch on."""
+    def _serve(self, champion: Session | None, wanted: Sequence[Version]) -> None:
+        """Let `champion` decide, and those of `wanted` that have passed be scored, from the next batch on."""
+        beside = {c.version: self._sessions[c.version] for c in wanted if c.version in self._sessions}
         with self._lock:
             self._champion, self._ready = champion, (champion, tuple(beside.values()))
         self._sessions = beside if champion is None else beside | {champion.artifact.version: champion}

@@ -18,10 +18,11 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
+from schemas.frames import OFFSET
 from schemas.topics import Topics
 from streaming.kafka import Record
 from streaming.learning import Learning
-from streaming.rows import I64, ID, OFFSET, ROW, Flags, Rows, before, by_id, find, fresh
+from streaming.rows import I64, ID, ROW, Flags, Rows, before, by_id, find, fresh
 from streaming.signals import Deployed
 
 LATER, DEAD, DECIDED, TAUGHT, UNSURE = 1, 2, 4, 8, 16

@@ -64,13 +64,14 @@ class Pupils:
         with np.errstate(over="ignore"):
             finite = np.isfinite(small := rows.astype(np.float32)).all(axis=1)
         self._canary = np.concatenate((self._canary, small[finite]))[-CANARY:]
+        begin, end = int(at.min()), int(at.max())
         said = {name: np.full(len(labels), np.nan) for name in self._learners}
         for name, learner in self._learners.items():
             scores = learner.predict(small[finite])
             said[name][finite] = self._platts[name].learn(scores, labels[finite], weight[finite])
             learner.learn(ids, rows, labels.astype(np.float64), weight)
-            first, last = self._ranges.get(name, (at[0], at[0]))
-            self._ranges[name] = int(min(first, at.min())), int(max(last, at.max()))
+            first, last = self._ranges.get(name, (begin, end))
+            self._ranges[name] = min(first, begin), max(last, end)
         return said
 
     def compile(self, name: str) -> Artifact:
@@ -96,7 +97,8 @@ class Pupils:
                     raise ModelRejected(f"found a snapshot of {name!r}, expected one of {', '.join(self._learners)}")
                 self._learners[name].restore(snapshot)
                 self._platts[name] = Platt.restore(state.platts[name])
-                self._ranges |= {name: state.ranges[name]} if name in state.ranges else {}
+                if name in state.ranges:
+                    self._ranges[name] = state.ranges[name]
             except ModelRejected as error:
                 refused[name] = str(error)
         if state.inputs == self._inputs:

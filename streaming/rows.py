@@ -5,18 +5,20 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.frames import OFFSET
+
 I64 = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Rows = NDArray[np.void]
 
 ROW = np.dtype([("id", "S16"), ("where", "i8"), ("what", "S8"), ("at", "i8"), ("known", "i8"), ("how", "u1"),
                 ("waits", "i8")])  # fmt: skip
-"""One record: `where` is partition and offset; without an `id`, what has none that can be read; `how`: bits that the
-ledger sets; `waits`: for a decision how long it waits for its outcome (ms, 0: not at all), for an outcome how long an
-event without an alert would."""
+"""One record: `where` is partition and offset, a place as in `schemas.frames`; without an `id`, what has none that can
+be read; `how`: bits that the ledger sets; `waits`: for a decision how long it waits for its outcome (ms, 0: not at
+all), for an outcome how long an event without an alert would."""
 
-ID, OFFSET = 10, 48
-"""Bytes of an `id` that are of the id alone; bits of an offset in `where`."""
+ID = 10
+"""Bytes of an `id` that are of the id alone."""
 
 
 def fresh(rows: Rows) -> Flags:

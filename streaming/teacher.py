@@ -82,7 +82,6 @@ class _State(msgspec.Struct, tag="teacher/3"):
 
 class Teacher:
     """Learns from examples. Pure: no clock, no files; the same examples give the same models, however split.
-
     `trained` tells what a version that nobody here made was trained on, where that is known.
     """
 
@@ -234,8 +233,8 @@ class Teacher:
         if not lessons:
             return []
         rows, labels = np.array([x.row for x in lessons])[:, self._columns], np.array([x.label for x in lessons])
-        weight = np.array([lesson.weight for lesson in lessons], np.float64)
-        at, known = np.array([[lesson.at for lesson in lessons], [lesson.known for lesson in lessons]], np.int64)
+        weight = np.array([x.weight for x in lessons], np.float64)
+        at, known = np.array([[x.at for x in lessons], [x.known for x in lessons]], np.int64)
         scores = by_version(lessons)
         self.counts["examples"] += len(lessons)
         self.counts["presumed"] += sum(lesson.presumed for lesson in lessons)
@@ -245,7 +244,8 @@ class Teacher:
         signals = self._drift(self._watching.add(ids, inputs, fought, champion, labels, at, known))
         fought = by_lineage(scores, self.lineages.of)  # by now
         fresh = self.pupils.learn(ids, inputs, labels, weight, at)
-        by = [self.lineages.of(lesson.versions[0]) for lesson in lessons]
+        fights = {version: self.lineages.of(version) for version in scores}
+        by = [fights[lesson.versions[0]] for lesson in lessons]
         verdicts = self.contest.add(fought, labels, known, weight, fresh=fresh, at=at, by=by)
         return signals + [self._told(verdict) for verdict in verdicts]
 

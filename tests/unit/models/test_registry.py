@@ -3,6 +3,7 @@
 import importlib.util
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -38,11 +39,12 @@ def test_a_folder_is_one_however_it_is_named(tmp_path: Path) -> None:
 
 def test_a_version_comes_back_with_all_that_is_known(registry: Registry) -> None:
     """The registry loses where a model came from, or changes the model."""
-    version = registry.register(
-        "fraud", A, range=(5, 9), parent="fraud-000000000000", reference={"amount": [0.5]}, by="train", at=77
-    )
+    trained, reference = replace(A, recipe={**A.recipe, "range": [5, 9]}), {"amount": [0.5]}
+    version = registry.register("fraud", trained, parent="fraud-000000000000", reference=reference, by="train", at=77)
     got, entry = registry.get("fraud", version), registry.entry("fraud", version)
-    assert (got.onnx, got.features, got.version, dict(got.recipe)) == (A.onnx, A.features, A.version, dict(A.recipe))
+    assert (got.onnx, got.features, got.version, dict(got.recipe)) == (
+        A.onnx, A.features, A.version, dict(trained.recipe),
+    )  # fmt: skip
     np.testing.assert_array_equal(got.golden, A.golden)
     assert (entry.range, entry.parent, entry.reference) == ((5, 9), "fraud-000000000000", {"amount": [0.5]})
     assert (entry.by, entry.created, entry.size, entry.sha256) == ("train", 77, len(A.onnx), A.sha256)

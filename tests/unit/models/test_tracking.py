@@ -1,6 +1,7 @@
 """MLflow as an optional extra: what is registered is found there, under its alias, with the same bytes."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_versions_and_aliases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A version is logged twice, an alias is that of another, or other bytes come back."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     registry, tracking = Registry(tmp_path / "models"), Tracking((tmp_path / "mlruns").as_uri())
-    assert registry.register("fraud", A, by="ann", range=(1, 2)) == A.version
+    assert registry.register("fraud", replace(A, recipe={**A.recipe, "range": [1, 2]}), by="ann") == A.version
     assert tracking.log(registry, "fraud") == [A.version]
     assert tracking.aliases("fraud") == {"challenger-1": A.version}
     for model in (B, C):
